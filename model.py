@@ -1,0 +1,329 @@
+"""
+The network: a Llama-style transformer over tokens ("modern transformer", arXiv 2405.14159 section 4).
+
+One call serves training, held-out evaluation and multiple choice alike:
+    nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | everything up to idx)
+Generation reads token by token through a key/value cache: model.generate().
+
+load_checkpoint() and pick_device() are what the scripts share.
+
+Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V vocabulary.
+"""
+import ctypes
+import math
+import pickle
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+FORMAT = 1   # of checkpoints
+
+
+@dataclass
+class Config:
+    vocab_size: int = 50257       # V
+    block_size: int = 512         # longest context, in tokens
+    n_layer: int = 10
+    n_head: int = 16              # H; the head size K is n_embd / n_head
+    n_kv_head: int = 16           # key/value heads; fewer than n_head is grouped-query attention
+    n_embd: int = 512             # C
+    d_ff: int = 1536              # hidden width of the feed-forward
+    ffn: str = 'swiglu'           # or 'gelu'
+    tie_embeddings: bool = True   # one table spells tokens in and scores them out
+
+    def __post_init__(self):
+        def check(ok, message):
+            if not ok:
+                raise ValueError(message)
+        for name, value in vars(self).items():
+            check(not isinstance(value, int) or isinstance(value, bool) or value > 0,
+                  f'{name}={value} must be at least 1')
+        check(self.n_embd % (2 * self.n_head) == 0,   # RoPE turns pairs, so K must be even
+              f'n_embd={self.n_embd} must be a multiple of 2 * n_head={2 * self.n_head}')
+        check(self.n_head % self.n_kv_head == 0,
+              f'n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}')
+        check(self.ffn in FFN, f"ffn='{self.ffn}' must be one of {', '.join(FFN)}")
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose p is a tensor: a schedule may move it without recompiling the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('p', torch.zeros(()), persistent=False)
+        self.active = False   # a model that never drops doesn't pay for drawing random numbers
+
+    def set(self, p):
+        self.p.fill_(p)
+        self.active = self.active or p > 0
+
+    def forward(self, x):
+        if not (self.training and self.active):
+            return x
+        keep = torch.rand_like(x) >= self.p
+        return x * keep / (1 - self.p)
+
+
+def rotary_angles(block_size, head_size, base=10000.0):
+    """cos and sin of position * base^(-2i/K), both (block_size, K/2). RoPE, arXiv 2104.09864."""
+    frequencies = base ** (-torch.arange(0, head_size, 2).float() / head_size)   # (K/2)
+    angles = torch.outer(torch.arange(block_size).float(), frequencies)          # (block_size, K/2)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """Turn the pairs (i, i + K/2) of x (B, H, T, K) by the angles of their positions, (T, K/2) each.
+    Halves rather than neighbours, as Hugging Face's Llama: its weights fit ours one to one."""
+    a, b = x.chunk(2, dim=-1)                                                    # 2 x (B, H, T, K/2)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)  # (B, H, T, K)
+
+
+def causal_attention(q, k, v):
+    """softmax(q k' / sqrt(K)) v, where the T queries are the last T of the S positions of k and v.
+    q (B, H, T, K), k and v (B, H or fewer, S, K) -> (B, H, T, K)."""
+    T, S = q.size(2), k.size(2)
+    if T == 1 or not (q.is_cpu and T == S):
+        mask = None if T in (1, S) else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S > 1, enable_gqa=True)
+    # on a CPU, training with plain products takes half of the time of scaled_dot_product_attention,
+    # if 128 queries at a time look at the keys up to their own and the rest is never computed
+    k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
+    q, future, y = q * q.size(3)**-0.5, q.new_full((T, T), -math.inf).triu(1), []
+    for queries in torch.arange(T).split(128):
+        now, end = slice(queries[0], queries[-1] + 1), queries[-1] + 1
+        scores = q[:, :, now] @ k[:, :, :end].mT + future[now, :end]             # (B, H, 128, end)
+        y.append(scores.softmax(-1) @ v[:, :, :end])                             # (B, H, 128, K)
+    return torch.cat(y, dim=2)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention: n_head queries share n_kv_head keys and values (arXiv 2305.13245)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.head_size = config.n_embd // config.n_head
+        kv_width = config.n_kv_head * self.head_size
+        self.query = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.key = nn.Linear(config.n_embd, kv_width, bias=False)
+        self.value = nn.Linear(config.n_embd, kv_width, bias=False)
+        self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x, cos, sin, cache=None):
+        q, k, v = (proj(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)   # (B, T, C) -> (B, H, T, K)
+                   for proj in (self.query, self.key, self.value))
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.append(k, v)                                            # (B, H, past + T, K)
+        y = causal_attention(q, k, v)                                            # (B, H, T, K)
+        return self.out(y.transpose(1, 2).flatten(2))                            # (B, H, T, K) -> (B, T, C)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)), arXiv 2002.05202."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gate = nn.Linear(config.n_embd, config.d_ff, bias=False)
+        self.up = nn.Linear(config.n_embd, config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.n_embd, bias=False)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class GELU(nn.Module):
+    """down(gelu(up(x))): the plain feed-forward of GPT-2."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.up = nn.Linear(config.n_embd, config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.n_embd, bias=False)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x)))
+
+
+FFN = {'swiglu': SwiGLU, 'gelu': GELU}
+
+
+class Block(nn.Module):
+    def __init__(self, config, dropout):
+        super().__init__()
+        self.attn_norm = nn.RMSNorm(config.n_embd, eps=1e-5)   # 1e-5 as in Llama
+        self.attn = Attention(config)
+        self.ffn_norm = nn.RMSNorm(config.n_embd, eps=1e-5)
+        self.ffn = FFN[config.ffn](config)
+        self.dropout = dropout
+
+    def forward(self, x, cos, sin, cache=None):
+        x = x + self.dropout(self.attn(self.attn_norm(x), cos, sin, cache))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class TokenTable(nn.Module):
+    """Tokens in and out through the usual tables: a row of C numbers for each of the V tokens."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def embed(self, idx):
+        return self.embedding(idx)                                               # (B, T) -> (B, T, C)
+
+    def nll(self, h, targets):
+        """(B, T, C) states, (B, T) targets -> (B, T) nats. The (B*T, V) logits would be the largest
+        tensor of the step by far, so they exist a few rows at a time, and again in the backward pass."""
+        cast = torch.is_autocast_enabled(h.device.type)
+        dtype = torch.get_autocast_dtype(h.device.type) if cast else h.dtype
+        weight = self.head.weight.to(dtype)   # once, not once for each chunk
+        rows = 2**27 // self.head.out_features if h.is_cuda else 2**24 // self.head.out_features + 1
+
+        def chunk_nll(h, targets):            # (rows, C), (rows) -> (rows)
+            return F.cross_entropy(F.linear(h, weight).float(), targets, reduction='none')
+        chunks = zip(h.flatten(0, 1).to(dtype).split(rows), targets.flatten().split(rows))
+        nll = [checkpoint(chunk_nll, *chunk, use_reentrant=False) for chunk in chunks]
+        return torch.cat(nll).view_as(targets)
+
+    def sample(self, h, **how):
+        """(B, C) states -> (B) token ids."""
+        return choose(self.head(h), **how)
+
+
+def choose(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """(B, V) logits -> (B) choices: the best at temperature 0, else drawn from the top_k likeliest
+    (0: all) among the fewest that together reach probability top_p."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = (logits.float() / temperature).softmax(-1)
+    if not top_k and top_p >= 1:
+        return torch.multinomial(probs, 1, generator=generator)[:, 0]
+    probs, order = probs.topk(min(top_k or probs.size(-1), probs.size(-1)))      # likeliest first
+    probs[probs.cumsum(-1) - probs >= top_p] = 0   # what came before already reaches top_p
+    return order.gather(-1, torch.multinomial(probs, 1, generator=generator))[:, 0]
+
+
+class LayerCache:
+    """Keys and values of one layer, for up to block_size tokens."""
+
+    def __init__(self, room):
+        self.room, self.length, self.k, self.v = room, 0, None, None
+
+    def append(self, k, v):
+        """(B, H, T, K) new ones -> all so far, (B, H, length, K)."""
+        if self.k is None:
+            shape = (*k.shape[:2], self.room, k.size(3))
+            self.k, self.v = k.new_empty(shape), v.new_empty(shape)
+        new = slice(self.length, self.length + k.size(2))
+        self.k[:, :, new], self.v[:, :, new] = k, v
+        self.length = new.stop
+        return self.k[:, :, :self.length], self.v[:, :, :self.length]
+
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.dropout = Dropout()
+        self.tokens = TokenTable(config)
+        self.blocks = nn.ModuleList(Block(config, self.dropout) for _ in range(config.n_layer))
+        self.norm = nn.RMSNorm(config.n_embd, eps=1e-5)
+        cos, sin = rotary_angles(config.block_size, config.n_embd // config.n_head)
+        self.register_buffer('cos', cos, persistent=False)
+        self.register_buffer('sin', sin, persistent=False)
+        self.init_weights()
+
+    def init_weights(self):
+        """Normal with std 0.02; 0.02 / sqrt(2 n_layer) for the projections that add to the residual
+        stream, so that its size doesn't grow with depth (GPT-2, section 2.3); norms start at 1."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+        for block in self.blocks:
+            for proj in (block.attn.out, block.ffn.down):
+                nn.init.normal_(proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+
+    def hidden(self, idx, caches=None):
+        """(B, T) token ids -> (B, T, C) final states; with caches, idx continues what they hold."""
+        past = caches[0].length if caches else 0
+        cos, sin = (table[past:past + idx.size(1)] for table in (self.cos, self.sin))   # (T, K/2)
+        x = self.dropout(self.tokens.embed(idx))                                 # (B, T, C)
+        for i, block in enumerate(self.blocks):
+            x = block(x, cos, sin, caches[i] if caches else None)
+        return self.norm(x)
+
+    def forward(self, idx, targets):
+        """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""
+        return self.tokens.nll(self.hidden(idx), targets)
+
+    @torch.no_grad()
+    def read(self, idx, window=None, caches=None):
+        """Read (B, T) new tokens after those in window. Returns (B, C), the state after the last one,
+        and the new window and caches. When the window outgrows block_size its older half is forgotten
+        and the newer half is read afresh from position 0: exact, and paid once in block_size / 2 tokens."""
+        window = idx if window is None else torch.cat((window, idx), dim=1)
+        if window.size(1) > self.config.block_size:
+            window, caches = window[:, -(self.config.block_size // 2):], None
+        if caches is None:
+            idx, caches = window, [LayerCache(self.config.block_size) for _ in self.blocks]
+        return self.hidden(idx, caches)[:, -1], window, caches
+
+    @torch.no_grad()
+    def generate(self, idx, max_new_tokens, **how):
+        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see choose()."""
+        window = caches = None
+        for _ in range(max_new_tokens):
+            h, window, caches = self.read(idx, window, caches)
+            idx = self.tokens.sample(h, **how)[:, None]                          # (B, 1)
+            yield idx[:, 0]
+
+    def count_parameters(self):
+        """{part: parameters}; a tensor used twice counts once, under its first part."""
+        parts = {}
+        names = {'tokens': 'token tables', 'attn': 'attention', 'ffn': 'feed-forward'}
+        for name, p in self.named_parameters():   # named_parameters() yields a shared tensor once
+            part = next((names[word] for word in name.split('.') if word in names), 'norms')
+            parts[part] = parts.get(part, 0) + p.numel()
+        return parts
+
+
+def load_checkpoint(path):
+    """The dict that train.py saved at path, on the CPU. GPT.from_checkpoint() makes the model of it."""
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        if checkpoint['format'] != FORMAT:
+            raise SystemExit(f"{path}: in format {checkpoint['format']}, this code reads {FORMAT}; train again")
+    except FileNotFoundError:
+        raise SystemExit(f'{path}: no such file; train first: python train.py --out_dir={path.parent}')
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise SystemExit(f'{path}: not a whole checkpoint of train.py ({type(error).__name__})')
+    return checkpoint
+
+
+def pick_device(name='auto', dtype='auto', local_rank=0):
+    """(device, context to compute in, one line about both) for a name out of auto, cuda, mps, cpu and a
+    dtype out of auto, bfloat16, float32. auto takes bfloat16 only where the hardware computes in it: older
+    GPUs emulate it, slowly, and float16 overflows."""
+    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    name = next(kind for kind in there if there[kind]) if name == 'auto' else name
+    if not there.get(name.split(':')[0]):
+        raise SystemExit(f'device={name}: not on this machine, which has {[kind for kind in there if there[kind]]}')
+    if dtype not in ('auto', 'bfloat16', 'float32'):
+        raise SystemExit(f'dtype={dtype} is none of auto, bfloat16, float32')
+    device = torch.device('cuda', local_rank) if name == 'cuda' else torch.device(name)
+    native = (torch.cuda.get_device_capability(device) >= (8, 0) if device.type == 'cuda' else
+              any(on for flag, on in torch.cpu.get_capabilities().items() if 'bf16' in flag and device.type == 'cpu'))
+    bfloat16 = dtype == 'bfloat16' or dtype == 'auto' and native
+    threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
+    if device.type == 'cpu' and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
+        # glibc gives every large tensor back to the system when it is freed, and pays for its pages
+        # anew at the next one, a quarter of a training step; keep them (mallopt(3))
+        libc.mallopt(-4, 0)    # M_MMAP_MAX
+        libc.mallopt(-1, -1)   # M_TRIM_THRESHOLD
+    return (device, torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
+            f'device {device}{threads}, {"bfloat16" if bfloat16 else "float32"}, torch {torch.__version__}')

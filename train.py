@@ -1,0 +1,384 @@
+"""
+Train a super tiny language model.
+
+    python train.py                                     # the quick start: minutes on a laptop, offline
+    python train.py config/tiny_50m.py                  # an experiment
+    python train.py config/tiny_50m.py --max_iters=100  # with a setting changed
+    python train.py --out_dir=out/quick --init_from=resume
+    torchrun --nproc_per_node=4 train.py config/X.py    # several GPUs
+"""
+# data
+dataset = 'pydocs'             # data/<dataset>-<tokenizer>/, made by prepare_wiki.py
+tokenizer = 'bpe4096'          # bpe<N>, gpt2, gpt2-16 or byte
+data_dir = 'data'              # where the data sets are
+out_dir = 'out/quick'          # for ckpt.pt (last), best.pt, log.csv
+# model
+block_size = 256               # context, in tokens
+n_layer = 4                    # blocks of attention and feed-forward
+n_head = 4                     # attention heads
+n_kv_head = 4                  # key/value heads; fewer than n_head is grouped-query attention
+n_embd = 256                   # width
+d_ff = 768                     # width of the feed-forward
+ffn = 'swiglu'                 # swiglu or gelu
+tie_embeddings = True          # one table for input and output
+# training
+init_from = 'scratch'          # scratch, or resume: go on from out_dir/ckpt.pt
+max_iters = 600                # steps of the optimizer
+batch_size = 16                # blocks in a forward pass
+grad_accum = 1                 # forward passes in a step, over all processes
+optimizer = 'muon'             # muon (hidden matrices; AdamW for the rest) or adamw
+learning_rate = 6e-3           # AdamW's
+muon_lr = 0.04                 # Muon's
+weight_decay = 0.1             # of matrices
+beta2 = 0.95                   # AdamW's; its beta1 is 0.9
+grad_clip = 1.0                # largest norm of the gradient; 0 for any
+warmup_iters = 20              # steps of linear warmup
+final_lr = 0.0                 # where the cosine ends, as a share of the peak
+dropout: float | list = 0.0    # p, or [(step, p), ...] with straight lines between
+seed = 1337                    # of the weights, the data order and dropout
+# watching
+eval_interval = 100            # steps from one held-out evaluation and checkpoint to the next
+eval_tokens = 2**20            # most tokens of an evaluation; the last one takes the whole split
+eval_only = False              # evaluate out_dir/best.pt, and stop
+split = 'val'                  # what eval_only reads: val, or test for a final figure
+log_interval = 10              # steps from one line to the next
+# machine
+device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
+dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
+compile = False                # torch.compile, on CUDA only
+
+from configurator import configure
+settings, given = configure(globals())
+
+import csv
+import gzip
+import math
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import time
+from dataclasses import asdict, fields
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import prepare_wiki
+from model import FORMAT, GPT, Config, load_checkpoint, pick_device
+
+# -----------------------------------------------------------------------------------------------
+# settings: a resumed run has its checkpoint's, and those given now
+
+folder_out, checkpoint = pathlib.Path(out_dir), None
+if init_from == 'resume' or eval_only:
+    checkpoint = load_checkpoint(folder_out / ('best.pt' if eval_only else 'ckpt.pt'))
+    kept = (*checkpoint['config'], 'dataset', 'tokenizer', 'optimizer', 'weight_decay', 'beta2', 'seed')
+    for name, value in checkpoint['settings'].items():
+        if name not in given:
+            globals()[name] = settings[name] = value
+        elif name in kept and value != settings[name]:
+            sys.exit(f'--{name}={settings[name]}: the run in {out_dir} has {value} and has to keep it')
+    out_dir = settings['out_dir'] = str(folder_out)   # it may have moved
+
+points = dropout if isinstance(dropout, list) else [(0, dropout)]
+for wrong, message in (
+        (init_from not in ('scratch', 'resume'), f'init_from={init_from} is neither scratch nor resume'),
+        (optimizer not in ('adamw', 'muon'), f'optimizer={optimizer} is neither adamw nor muon'),
+        (split not in ('val', 'test'), f'split={split} is neither val nor test'),
+        (not 0 <= beta2 < 1, f'beta2={beta2} must be at least 0 and below 1'),
+        (not points or any(np.shape(point) != (2,) or not 0 <= point[1] < 1 for point in points),
+         f'dropout={dropout} must be p, or [(step, p), ...], with p at least 0 and below 1'),
+        *((settings[name] < 1, f'{name}={settings[name]} must be at least 1') for name in (
+            'max_iters', 'batch_size', 'grad_accum', 'eval_interval', 'eval_tokens', 'log_interval')),
+        *((settings[name] < 0, f'{name}={settings[name]} must not be negative') for name in (
+            'learning_rate', 'muon_lr', 'weight_decay', 'grad_clip', 'warmup_iters', 'final_lr', 'seed'))):
+    if wrong:
+        sys.exit(message)
+
+# -----------------------------------------------------------------------------------------------
+# machine: torchrun starts this script once for each GPU and sets RANK, LOCAL_RANK, WORLD_SIZE
+
+rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+master = rank == 0   # the one process that prints and writes
+if grad_accum % world:
+    sys.exit(f'grad_accum={grad_accum} must be a multiple of the number of processes, {world}')
+device, autocast, machine = pick_device(device, dtype, int(os.environ.get('LOCAL_RANK', 0)))
+if world > 1:
+    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+
+
+def say(message):
+    if master:
+        print(message, flush=True)
+
+
+# -----------------------------------------------------------------------------------------------
+# data
+
+if not master:   # the others wait while the first process prepares the data, if need be
+    dist.barrier()
+folder, meta = prepare_wiki.load(dataset, tokenizer, data_dir)
+if master and world > 1:
+    dist.barrier()
+
+
+def open_split(split):
+    tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')
+    if len(tokens) <= block_size:
+        sys.exit(f'{folder}/{split}.bin has {len(tokens)} tokens and one block needs {block_size + 1}: '
+                 'give more text, or a smaller --block_size')
+    return tokens
+
+
+def load_blocks(tokens, starts, length=block_size):
+    """The tokens of the blocks at `starts`, and the token after each: two (B, T) int64."""
+    blocks = np.stack([tokens[start:start + length + 1] for start in starts]).astype(np.int64)
+    blocks = torch.from_numpy(blocks).to(device)                                 # (B, T + 1)
+    return blocks[:, :-1], blocks[:, 1:]
+
+
+class Order:
+    """Every block once in an epoch, in an order drawn from (seed, epoch), cut elsewhere each epoch.
+    Two integers say where we are: the epoch, and how many of its blocks are read."""
+
+    def __init__(self, n_tokens, epoch=0, read=0):
+        self.n_tokens, self.epoch, self.read = n_tokens, epoch, read
+        self.shuffle()
+
+    def shuffle(self):
+        rng = np.random.default_rng((seed, self.epoch))
+        first = rng.integers(min(block_size, self.n_tokens - block_size))
+        self.starts = first + block_size * rng.permutation((self.n_tokens - 1 - first) // block_size)
+
+    def next(self, n):
+        """Where the next n blocks start."""
+        chosen = []
+        while len(chosen) < n:
+            if self.read == len(self.starts):
+                self.epoch, self.read = self.epoch + 1, 0
+                self.shuffle()
+            more = self.starts[self.read:self.read + n - len(chosen)]
+            chosen, self.read = [*chosen, *more], self.read + len(more)
+        return chosen
+
+
+@torch.no_grad()
+def evaluate(split, most_tokens=math.inf):
+    """Held-out (nats per token, bits per byte) over blocks side by side of the split, or of its first
+    most_tokens. Its every byte is charged: only its first token, an end of text, is not predicted."""
+    tokens, has = open_split(split), meta['splits'][split]
+    n = min(len(tokens) - 1, most_tokens)
+    starts = np.arange(0, n, block_size)
+    batches = [starts[i:i + batch_size] for i in range(0, len(starts), batch_size)]
+    nats = torch.zeros(2, dtype=torch.float64)   # sum, tokens
+    raw_model.eval()
+    for batch in batches[rank::world]:
+        full = batch[batch + block_size <= n]
+        for some, length in ((full, block_size), (batch[len(full):], n % block_size)):
+            if len(some):
+                with autocast:
+                    nll = raw_model(*load_blocks(tokens, some, length))          # (B, T)
+                nats += torch.tensor([nll.double().sum().item(), nll.numel()])
+    raw_model.train()
+    if world > 1:
+        dist.all_reduce(nats := nats.to(device))
+    mean = (nats[0] / nats[1]).item()
+    return mean, mean / math.log(2) * (has['tokens'] - 1) / has['bytes']
+
+
+# -----------------------------------------------------------------------------------------------
+# model and optimizers
+
+torch.manual_seed(seed)
+try:
+    config = Config(vocab_size=meta['tokenizer']['vocab_size'],
+                    **{field.name: settings[field.name] for field in fields(Config) if field.name in settings})
+except ValueError as error:
+    sys.exit(str(error))
+model = raw_model = GPT(config).to(device)
+raw_model.dropout.set(max(p for _, p in points))
+torch.manual_seed(seed + rank)   # each process drops units of its own
+
+matrices = [p for p in raw_model.blocks.parameters() if p.dim() == 2]
+tables = [p for p in raw_model.tokens.parameters() if p.dim() == 2]
+vectors = [p for p in raw_model.parameters() if p.dim() == 1]
+adamw = [dict(params=tables, weight_decay=weight_decay), dict(params=vectors, weight_decay=0.0)]
+optimizers = []
+if optimizer == 'muon':
+    optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
+else:
+    adamw.append(dict(params=matrices, weight_decay=weight_decay))
+optimizers.append(torch.optim.AdamW(adamw, lr=learning_rate, betas=(0.9, beta2), fused=True))
+
+tokens = open_split('train')
+it, best, seconds, order = 0, math.inf, 0.0, Order(len(tokens))
+if checkpoint:
+    raw_model.load_state_dict(checkpoint['model'])
+    for o, state in zip(optimizers, checkpoint['optimizers']):
+        o.load_state_dict(state)
+    it, best, seconds = checkpoint['iter'], checkpoint['best'], checkpoint['seconds']
+    order = Order(len(tokens), *checkpoint['order'])
+    torch.set_rng_state(checkpoint['rng'])
+    if device.type == 'cuda' and checkpoint['cuda_rng'] is not None:
+        torch.cuda.set_rng_state(checkpoint['cuda_rng'])
+    checkpoint = None   # so that its memory is free
+
+parts = raw_model.count_parameters()
+say(machine)
+say(f'parameters: {sum(parts.values()):,} = ' + ' + '.join(f'{part} {n:,}' for part, n in parts.items()))
+if eval_only:
+    nats, bpb = evaluate(split)
+    say(f'{split} split after {it} steps: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
+    sys.exit()
+step_tokens, train_has = batch_size * grad_accum * block_size, meta['splits']['train']
+say(f"data: {folder}, {train_has['tokens']:,} tokens of {train_has['bytes'] / train_has['tokens']:.2f} bytes; "
+    f"{max_iters} steps of {step_tokens:,} tokens are {max_iters * step_tokens / train_has['tokens']:.1f} epochs")
+if compile and device.type == 'cuda':
+    model = torch.compile(model)
+if world > 1:
+    model = torch.nn.parallel.DistributedDataParallel(model)
+
+
+def lr_factor(it):
+    """Linear warmup, then half a cosine from 1 to final_lr."""
+    if it < warmup_iters:
+        return (it + 1) / (warmup_iters + 1)
+    done = (it - warmup_iters) / max(1, max_iters - warmup_iters)
+    return final_lr + (1 - final_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+# -----------------------------------------------------------------------------------------------
+# what is written
+
+def save(*names):
+    """The whole state, under each name. A file is replaced only by a whole one."""
+    state = dict(
+        format=FORMAT, model=raw_model.state_dict(), optimizers=[o.state_dict() for o in optimizers],
+        config=asdict(config), settings=settings, iter=it, best=best, seconds=time.time() - start,
+        order=[order.epoch, order.read], rng=torch.get_rng_state(),
+        cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
+    for name in names if master else ():
+        part = folder_out / f'{name}.part'
+        try:
+            torch.save(state, part)
+            os.replace(part, folder_out / name)
+        except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
+            part.unlink(missing_ok=True)
+            sys.exit(f'{folder_out / name}: not written ({str(error).splitlines()[0]}); any older one is kept')
+
+
+COLUMNS = ('iter', 'tokens', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
+           'tokens_per_s', 'seconds')
+log_file = folder_out / 'log.csv'
+if master:
+    try:
+        folder_out.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob('*.tiktoken'), [folder / 'meta.json']:   # so that out_dir is all one needs
+            for f in file:
+                shutil.copy(f, folder_out)
+        rows = [COLUMNS]
+        if it and log_file.exists():   # what came after the checkpoint will come again
+            rows += [row for row in csv.reader(log_file.open()) if row[0].isdigit() and int(row[0]) <= it]
+        with log_file.open('w', newline='') as out:
+            csv.writer(out).writerows(rows)
+    except OSError as error:
+        sys.exit(f'{error.filename or out_dir}: {error.strerror}')
+
+# -----------------------------------------------------------------------------------------------
+# the loop
+
+stopped = []
+if world == 1:   # Ctrl-C ends the step, saves and stops; a second one stops at once
+    def stop(signum, frame):
+        if stopped:
+            sys.exit('stopped without saving')
+        stopped.append(signum)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+def held_out():
+    """Evaluate, and save the state; it is the best one too if nothing before it was better."""
+    global best
+    nats, bpb = evaluate('val', eval_tokens if it < max_iters else math.inf)
+    say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')
+    improved, best = bpb < best, min(best, bpb)
+    if it:
+        save('ckpt.pt', *['best.pt'] * improved)
+    return dict(val_loss=nats, val_bpb=bpb)
+
+
+def log(**values):
+    values = dict(iter=it, tokens=it * step_tokens, epoch=it * step_tokens / train_has['tokens'],
+                  seconds=time.time() - start, **values)
+    with log_file.open('a', newline='') as out:
+        csv.DictWriter(out, COLUMNS).writerow(
+            {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in values.items()})
+
+
+start, first = time.time() - seconds, it
+if it == 0:
+    log(**held_out())   # about ln(vocab_size) nats: the untrained model knows nothing
+loss_sum, last = 0.0, (it, time.time())
+while it < max_iters and not stopped:
+    for o in optimizers:
+        for group in o.param_groups:
+            group['lr'] = (muon_lr if isinstance(o, torch.optim.Muon) else learning_rate) * lr_factor(it)
+    p = float(np.interp(it, *zip(*points)))
+    raw_model.dropout.set(p)
+
+    mine = order.next(batch_size * grad_accum)[rank::world]
+    n_micro = grad_accum // world
+    for micro in range(n_micro):
+        x, y = load_blocks(tokens, mine[micro::n_micro])
+        model.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up the gradients once
+        with autocast:
+            loss = model(x, y).mean() / n_micro
+        loss.backward()
+        loss_sum += loss.detach()
+    norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
+    for o in optimizers:
+        o.step()
+        o.zero_grad(set_to_none=True)
+    it += 1
+
+    values = {}
+    if it % log_interval == 0 or it == max_iters:
+        steps, now = it - last[0], time.time()
+        values = dict(train_loss=loss_sum.item() / steps, lr=learning_rate * lr_factor(it - 1), dropout=p,
+                      grad_norm=norm.item(), tokens_per_s=steps * step_tokens / (now - last[1]))
+        if not math.isfinite(values['train_loss']):
+            sys.exit(f'step {it}: the loss is {values["train_loss"]}; lower the learning rate')
+        left = (now - start - seconds) / (it - first) * (max_iters - it)
+        say(f'step {it:6} | loss {values["train_loss"]:.4f} | {values["tokens_per_s"]:,.0f} tokens/s | '
+            f'{left // 60:.0f}:{left % 60:02.0f} left')
+    if it % eval_interval == 0 or it == max_iters:
+        values.update(held_out())
+    if values:
+        log(**values)
+        loss_sum, last = 0.0, (it, time.time())   # the time of an evaluation isn't training's
+
+# -----------------------------------------------------------------------------------------------
+# the end
+
+if stopped:
+    save('ckpt.pt')
+    say(f'stopped at step {it} and saved; go on with: python train.py --out_dir={out_dir} --init_from=resume')
+    sys.exit(130)
+if it == first and master:
+    sys.exit(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
+if master:
+    encoding = prepare_wiki.make_tokenizer(tokenizer, folder)
+    text = encoding.decode_bytes([i for i in open_split('val').tolist() if i != encoding.eot_token])
+    raw_model.eval()
+    prompt = torch.tensor([[encoding.eot_token]], device=device)
+    with autocast:
+        sample = [i.item() for i in raw_model.generate(prompt, min(120, block_size), temperature=0.8, top_k=50)]
+    print(f'\n--- a sample\n{encoding.decode_bytes(sample).decode(errors="replace")}\n---')
+    print(f'held out: {values["val_bpb"]:.3f} bits per byte; gzip -9 needs '
+          f'{8 * len(gzip.compress(text, 9)) / len(text):.3f} for the same text')
+    print(f'checkpoint: {folder_out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')
+    print(f'next: python sample.py --out_dir={out_dir} --prompt="A list is"')
+if world > 1:
+    dist.destroy_process_group()
