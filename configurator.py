@@ -2,7 +2,7 @@
 Settings for a script that keeps them as plain `name = value  # comment` lines at its top, before it calls
     settings, given = configure(globals())
 Then `python train.py config/tiny.py --max_iters=100` runs the config file (it is Python), applies the
-flags, left to right, and returns all settings and the names of the given ones. `--help` lists every setting.
+flags, left to right, and returns all settings and the names of the given ones. `--help` lists them.
 """
 import ast
 import difflib
@@ -11,63 +11,67 @@ import sys
 import typing
 
 
-def configure(namespace, argv=None):
+def configure(namespace, at_least={}, one_of={}, argv=None):
+    """at_least {number: 'names'} and one_of {name: 'values'} are checked. A mistake exits with one line."""
     script = pathlib.Path(namespace['__file__'])
     comments = read_comments(script)
     settings, given = {name: namespace[name] for name in comments}, []
 
     def put(name, value, where):
         if name not in settings:
-            near = difflib.get_close_matches(name, settings, 1, cutoff=0)
-            sys.exit(f'{where}: no setting is called {name}; did you mean {near[0]}? '
-                     f'All of them: python {script.name} --help')
+            near = difflib.get_close_matches(name, settings, 1, cutoff=0)[0]
+            sys.exit(f'{where}: no setting is called {name}; did you mean {near}? All: {script.name} --help')
         settings[name] = convert(value, allowed(namespace, name), f'{where}: {name}')
         given.append(name)
 
     for arg in sys.argv[1:] if argv is None else argv:
         if arg in ('-h', '--help'):
-            print((namespace['__doc__'] or '').strip() + '\n\nsettings, with their defaults:')
+            print(namespace['__doc__'].strip() + '\n\nsettings, with their defaults:')
             for name, comment in comments.items():
                 print(f'  --{name}={namespace[name]!r}'.ljust(36) + f'  {comment}')
             sys.exit()
+        name, equals, text = arg.removeprefix('--').partition('=')
         if not arg.startswith('--'):
             for name, value in run_file(arg, settings, script.parent).items():
                 put(name, value, arg)
-            continue
-        name, equals, text = arg[2:].partition('=')
-        if not equals:
-            sys.exit(f'{arg}: a flag needs a value: --{name}=VALUE (see python {script.name} --help)')
-        put(name.replace('-', '_'), text, arg)
+        elif not equals:
+            sys.exit(f'{arg}: a flag needs a value: {arg}=VALUE (all flags: {script.name} --help)')
+        else:
+            put(name.replace('-', '_'), text, arg)
+    for number, names in at_least.items():
+        for name in names.split():
+            if settings[name] < number:
+                sys.exit(f'{name}={settings[name]} must be at least {number}')
+    for name, values in one_of.items():
+        if settings[name] not in values.split():
+            sys.exit(f"{name}={settings[name]} must be one of: {', '.join(values.split())}")
     namespace.update(settings)
     return settings, given
 
 
 def read_comments(script):
     """{name: comment} of the assignments above the script's call of configure()."""
-    source = script.read_text(encoding='utf-8')
-    lines, comments = source.splitlines(), {}
+    source, comments = script.read_text(encoding='utf-8'), {}
     for node in ast.parse(source).body:
-        if 'configure' in (getattr(name, 'id', '') for name in ast.walk(node)):
+        if 'configure' in (getattr(child, 'id', '') for child in ast.walk(node)):
             break
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
             name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
-            comments[name] = lines[node.end_lineno - 1][node.end_col_offset:].strip(' #')
+            comments[name] = source.splitlines()[node.end_lineno - 1][node.end_col_offset:].strip(' #')
     return comments
 
 
 def run_file(path, settings, script_folder):
-    """What a config file sets. Its names start out as the settings; _underscored ones are its own."""
+    """{name: value} of what a config file sets. It sees the settings; _underscored names are its own."""
     file = next((f for f in (pathlib.Path(path), script_folder / path) if f.is_file()), None)
-    if file is None:
-        sys.exit(f'{path}: no such config file (a setting is --name=value)')
     names = dict(settings)
     try:
-        code = ast.parse(file.read_text(encoding='utf-8'), str(path))
-        exec(compile(code, str(path), 'exec'), names)
+        code = ast.parse(file.read_text(encoding='utf-8'), path)
+        exec(compile(code, path, 'exec'), names)
     except Exception as error:
-        sys.exit(f'{path}: {type(error).__name__}: {error}')
-    stored = (node.id for node in ast.walk(code) if isinstance(getattr(node, 'ctx', None), ast.Store)
-              and isinstance(node, ast.Name))
+        what = f'{type(error).__name__}: {error}' if file else 'no such config file (a setting is --name=value)'
+        sys.exit(f'{path}: {what}')
+    stored = (node.id for node in ast.walk(code) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
     return {name: names[name] for name in stored if name in names and name[0] != '_'}
 
 
@@ -78,17 +82,15 @@ def allowed(namespace, name):
 
 
 def convert(value, kinds, where):
-    """A flag's text, or a config file's value, as one of kinds."""
+    """A flag's text, or a config file's value, as one of kinds; 1 is also a float, and 1e4 an int."""
     text = value
     if isinstance(value, str) and str not in kinds:
         try:
             value = ast.literal_eval({'true': 'True', 'false': 'False'}.get(text.lower(), text))
         except (ValueError, SyntaxError):
             pass
-    if type(value) is int and float in kinds and int not in kinds:
-        value = float(value)
-    if type(value) is float and int in kinds and float not in kinds and value == int(value):
-        value = int(value)   # 1e4
+    if type(value) in (int, float) and type(value) not in kinds:
+        value = next((kind(value) for kind in kinds if kind in (int, float) and kind(value) == value), value)
     if type(value) not in kinds:
-        sys.exit(f'{where}={text!r} is not {" or ".join(kind.__name__ for kind in kinds)}')
+        sys.exit(f'{where}={text!r} is not of type {" or ".join(kind.__name__ for kind in kinds)}')
     return value

@@ -293,7 +293,7 @@ class GPT(nn.Module):
 
 
 def load_checkpoint(path):
-    """The dict that train.py saved at path, on the CPU. GPT.from_checkpoint() makes the model of it."""
+    """The dict that train.py saved at path, on the CPU: model = GPT(Config(**its['config'])), then its weights."""
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
         if checkpoint['format'] != FORMAT:

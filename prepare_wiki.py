@@ -269,20 +269,20 @@ def split_of(text, val_fraction):
 
 
 class Progress:
-    """progress(done) with done from 0 to 1: one line, rewritten each second."""
+    """progress(done), done from 0 to 1, shows one line, each second; what is printed next overwrites it."""
 
     def __init__(self, what):
         self.what, self.start, self.shown = what, time.time(), 0
 
-    def __call__(self, done, note=''):
+    def __call__(self, done):
         now = time.time()
         if now - self.shown > 1 and done > 0 and now - self.start > 1:
             self.shown = now
             left = (now - self.start) * (1 - done) / done
-            print(f'\r{self.what}: {done:4.0%}{note}, {left:.0f} s left ', end='', file=sys.stderr, flush=True)
+            print(f'{self.what}: {done:4.0%}, {left:.0f} s left'.ljust(60), end='\r', file=sys.stderr, flush=True)
 
     def end(self, result):
-        print(('\r' if self.shown else '') + f'{self.what}: {result}, {time.time() - self.start:.1f} s'.ljust(60))
+        print(f'{self.what}: {result}, {time.time() - self.start:.1f} s'.ljust(60), flush=True)
 
 
 def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data'):
@@ -314,7 +314,7 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data'):
 def write(part, documents, name, val_fraction, source):
     if name.startswith('bpe'):
         progress = Progress('counting words')
-        counts = count_words(documents(progress))
+        counts = count_words(documents(progress)) or sys.exit(f'{source}: empty, there is no text in it')
         progress.end(f'{len(counts):,} distinct')
         progress = Progress(f'training {name}')
         ranks = train_bpe(counts, int(name[3:]) - 1, progress=progress)
@@ -335,6 +335,8 @@ def write(part, documents, name, val_fraction, source):
             splits[split] = {key: splits[split][key] + size[key] for key in size}
     for out in outs.values():
         out.close()
+    if not sum(has['documents'] for has in splits.values()):
+        sys.exit(f'{source}: empty, there is no text in it')
     total = {key: sum(split[key] for split in splits.values()) for key in splits['train']}
     progress.end('{documents:,} documents, {bytes:,} bytes, {tokens:,} tokens'.format(**total))
     for split, has in splits.items():

@@ -48,7 +48,10 @@ dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the
 compile = False                # torch.compile, on CUDA only
 
 from configurator import configure
-settings, given = configure(globals())
+settings, given = configure(
+    globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test'), at_least={
+        0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters final_lr seed',
+        1: 'max_iters batch_size grad_accum eval_interval eval_tokens log_interval'})
 
 import csv
 import gzip
@@ -69,33 +72,20 @@ import prepare_wiki
 from model import FORMAT, GPT, Config, load_checkpoint, pick_device
 
 # -----------------------------------------------------------------------------------------------
-# settings: a resumed run has its checkpoint's, and those given now
+# a resumed run has its checkpoint's settings, but for those given now
 
-folder_out, checkpoint = pathlib.Path(out_dir), None
+out, checkpoint = pathlib.Path(out_dir), None
 if init_from == 'resume' or eval_only:
-    checkpoint = load_checkpoint(folder_out / ('best.pt' if eval_only else 'ckpt.pt'))
+    checkpoint = load_checkpoint(out / ('best.pt' if eval_only else 'ckpt.pt'))
     kept = (*checkpoint['config'], 'dataset', 'tokenizer', 'optimizer', 'weight_decay', 'beta2', 'seed')
     for name, value in checkpoint['settings'].items():
-        if name not in given:
+        if name not in (*given, 'out_dir'):
             globals()[name] = settings[name] = value
         elif name in kept and value != settings[name]:
             sys.exit(f'--{name}={settings[name]}: the run in {out_dir} has {value} and has to keep it')
-    out_dir = settings['out_dir'] = str(folder_out)   # it may have moved
-
 points = dropout if isinstance(dropout, list) else [(0, dropout)]
-for wrong, message in (
-        (init_from not in ('scratch', 'resume'), f'init_from={init_from} is neither scratch nor resume'),
-        (optimizer not in ('adamw', 'muon'), f'optimizer={optimizer} is neither adamw nor muon'),
-        (split not in ('val', 'test'), f'split={split} is neither val nor test'),
-        (not 0 <= beta2 < 1, f'beta2={beta2} must be at least 0 and below 1'),
-        (not points or any(np.shape(point) != (2,) or not 0 <= point[1] < 1 for point in points),
-         f'dropout={dropout} must be p, or [(step, p), ...], with p at least 0 and below 1'),
-        *((settings[name] < 1, f'{name}={settings[name]} must be at least 1') for name in (
-            'max_iters', 'batch_size', 'grad_accum', 'eval_interval', 'eval_tokens', 'log_interval')),
-        *((settings[name] < 0, f'{name}={settings[name]} must not be negative') for name in (
-            'learning_rate', 'muon_lr', 'weight_decay', 'grad_clip', 'warmup_iters', 'final_lr', 'seed'))):
-    if wrong:
-        sys.exit(message)
+if not points or any(np.shape(point) != (2,) or not 0 <= point[1] < 1 for point in points):
+    sys.exit(f'dropout={dropout} must be p, or [(step, p), ...], with p at least 0 and below 1')
 
 # -----------------------------------------------------------------------------------------------
 # machine: torchrun starts this script once for each GPU and sets RANK, LOCAL_RANK, WORLD_SIZE
@@ -260,29 +250,28 @@ def save(*names):
         order=[order.epoch, order.read], rng=torch.get_rng_state(),
         cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
     for name in names if master else ():
-        part = folder_out / f'{name}.part'
+        part = out / f'{name}.part'
         try:
             torch.save(state, part)
-            os.replace(part, folder_out / name)
+            os.replace(part, out / name)
         except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
             part.unlink(missing_ok=True)
-            sys.exit(f'{folder_out / name}: not written ({str(error).splitlines()[0]}); any older one is kept')
+            sys.exit(f'{out / name}: not written ({str(error).splitlines()[0]}); any older one is kept')
 
 
 COLUMNS = ('iter', 'tokens', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
            'tokens_per_s', 'seconds')
-log_file = folder_out / 'log.csv'
+log_file = out / 'log.csv'
 if master:
     try:
-        folder_out.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob('*.tiktoken'), [folder / 'meta.json']:   # so that out_dir is all one needs
-            for f in file:
-                shutil.copy(f, folder_out)
+        out.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob('*.tiktoken'):   # so that sample.py needs nothing but out_dir
+            shutil.copy(file, out)
         rows = [COLUMNS]
         if it and log_file.exists():   # what came after the checkpoint will come again
-            rows += [row for row in csv.reader(log_file.open()) if row[0].isdigit() and int(row[0]) <= it]
-        with log_file.open('w', newline='') as out:
-            csv.writer(out).writerows(rows)
+            rows = [row for row in csv.reader(log_file.open()) if row == [*COLUMNS] or int(row[0]) <= it]
+        with log_file.open('w', newline='') as file:
+            csv.writer(file).writerows(rows)
     except OSError as error:
         sys.exit(f'{error.filename or out_dir}: {error.strerror}')
 
@@ -312,8 +301,8 @@ def held_out():
 def log(**values):
     values = dict(iter=it, tokens=it * step_tokens, epoch=it * step_tokens / train_has['tokens'],
                   seconds=time.time() - start, **values)
-    with log_file.open('a', newline='') as out:
-        csv.DictWriter(out, COLUMNS).writerow(
+    with log_file.open('a', newline='') as file:
+        csv.DictWriter(file, COLUMNS).writerow(
             {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in values.items()})
 
 
@@ -378,7 +367,7 @@ if master:
     print(f'\n--- a sample\n{encoding.decode_bytes(sample).decode(errors="replace")}\n---')
     print(f'held out: {values["val_bpb"]:.3f} bits per byte; gzip -9 needs '
           f'{8 * len(gzip.compress(text, 9)) / len(text):.3f} for the same text')
-    print(f'checkpoint: {folder_out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')
+    print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')
     print(f'next: python sample.py --out_dir={out_dir} --prompt="A list is"')
 if world > 1:
     dist.destroy_process_group()

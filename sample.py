@@ -1,0 +1,87 @@
+"""
+Text from a trained model. Everything it needs lies in the run's folder.
+
+    python sample.py --out_dir=out/quick --prompt="The function returns"
+    python sample.py --prompt=FILE:story.txt --num_samples=3
+    echo "Once upon" | python sample.py --prompt=-
+"""
+out_dir = 'out/quick'     # the run's folder: best.pt, else ckpt.pt, and the tokenizer
+prompt = ''               # text, FILE:path, or - for standard input; none begins a new text
+num_samples = 1           # drawn together, as one batch; the first one is streamed
+max_new_tokens = 200      # for each; a sample ends earlier where the model ends its text
+temperature = 0.8         # 0 always takes the likeliest token, above 1 is wilder than the model
+top_k = 200               # draw among this many likeliest tokens; 0 for all
+top_p = 1.0               # draw among the fewest tokens that together are this probable
+seed = 0                  # the same seed, the same text; 0 draws a new one
+device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
+dtype = 'auto'            # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
+
+from configurator import configure
+configure(globals(), at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
+
+import codecs
+import pathlib
+import sys
+import time
+
+import torch
+
+import prepare_wiki
+from model import GPT, Config, load_checkpoint, pick_device
+
+if not 0 < top_p <= 1:
+    sys.exit(f'top_p={top_p} must be above 0 and at most 1')
+
+
+def read_prompt(prompt):
+    try:
+        if prompt == '-':
+            return sys.stdin.buffer.read().decode()
+        if prompt.startswith('FILE:'):
+            return pathlib.Path(prompt[5:]).read_bytes().decode()
+    except OSError as error:
+        sys.exit(f'--prompt={prompt}: {error.strerror}')
+    except UnicodeDecodeError as error:
+        sys.exit(f'--prompt={prompt}: not UTF-8 at byte {error.start}')
+    return prompt
+
+
+device, autocast, machine = pick_device(device, dtype)
+folder = pathlib.Path(out_dir)
+checkpoint = load_checkpoint(next((f for f in (folder / 'best.pt', folder / 'ckpt.pt') if f.exists()),
+                                  folder / 'best.pt'))
+encoding = prepare_wiki.make_tokenizer(checkpoint['settings']['tokenizer'], folder)
+model = GPT(Config(**checkpoint['config'])).eval()
+model.load_state_dict(checkpoint['model'])
+model.to(device)
+generator = torch.Generator(device)
+generator.manual_seed(seed) if seed else generator.seed()
+
+text = read_prompt(prompt)
+ids = [encoding.eot_token, *encoding.encode_ordinary(text)]   # every training document began like this
+idx = torch.tensor([ids] * num_samples, device=device)        # (num_samples, T)
+decoders = [codecs.getincrementaldecoder('utf-8')('replace') for _ in range(num_samples)]
+samples, ended, start, n = [text] * num_samples, [False] * num_samples, time.time(), 0
+print(text, end='', flush=True)
+with autocast:
+    if torch.is_autocast_enabled(device.type):
+        for module in model.modules():   # half the bytes to read for each token
+            if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+                module.to(torch.bfloat16)
+    for tokens in model.generate(idx, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                                 generator=generator):
+        n += 1
+        for i, token in enumerate(tokens.tolist()):
+            ended[i] = ended[i] or token == encoding.eot_token
+            if not ended[i]:   # a character cut between two tokens waits in the decoder until it is whole
+                new = decoders[i].decode(encoding.decode_bytes([token]))
+                samples[i] += new
+                if i == 0:
+                    print(new, end='', flush=True)
+        if all(ended):
+            break
+for i, text in enumerate(samples[1:], 2):
+    print(f'\n\n--- sample {i}\n{text}', end='')
+print()
+print(f'({num_samples} x {n} tokens, {num_samples * n / (time.time() - start):.0f} tokens/s, {machine}, '
+      f'step {checkpoint["iter"]}, seed {generator.initial_seed()})', file=sys.stderr)

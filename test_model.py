@@ -1,0 +1,243 @@
+"""
+What model.py promises, each promise a test against something independent of it: a naive formula in float64,
+Hugging Face's Llama, a brute-force loop. Reading them is a second way to read model.py.
+
+    python -m pytest test_model.py
+"""
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import GPT, Attention, Config, Dropout, causal_attention, choose, rotary_angles, rotate
+
+TINY = dict(vocab_size=97, block_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=48)
+
+
+def tiny(**changes):
+    torch.manual_seed(0)
+    return GPT(Config(**{**TINY, **changes})).eval()
+
+
+def tokens(*shape, vocab_size=97, seed=1):
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- the parts, against naive formulas
+
+def test_rope_turns_each_pair_of_numbers_by_position_times_frequency():
+    x = np.random.default_rng(0).normal(size=(5, 8))                             # (T, K)
+    pairs = x[:, :4] + 1j * x[:, 4:]   # a rotation is a product with a complex number of size 1
+    turned = pairs * np.exp(1j * np.outer(np.arange(5), 10000.0**(-np.arange(4) / 4)))
+    ours = rotate(torch.tensor(x)[None, None], *rotary_angles(5, 8))[0, 0].numpy()
+    np.testing.assert_allclose(ours, np.concatenate([turned.real, turned.imag], axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize('T, S', [(300, 300), (1, 40), (7, 40), (1, 1)])
+def test_attention_equals_a_float64_loop_over_queries(T, S):
+    rng = np.random.default_rng(0)
+    q, k, v = rng.normal(size=(2, 4, T, 8)), rng.normal(size=(2, 2, S, 8)), rng.normal(size=(2, 2, S, 8))
+    expected = np.empty_like(q)
+    for b, h, t in np.ndindex(2, 4, T):
+        seen = S - T + t + 1
+        weights = np.exp(k[b, h // 2, :seen] @ q[b, h, t] / math.sqrt(8))        # heads 0, 1 share k, v 0
+        expected[b, h, t] = weights @ v[b, h // 2, :seen] / weights.sum()
+    ours = causal_attention(*(torch.tensor(x, dtype=torch.float32) for x in (q, k, v)))
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
+
+
+def test_the_chunked_loss_and_its_gradient_equal_the_plain_ones():
+    model = tiny(vocab_size=50000)
+    h = torch.randn(2, 400, 32, requires_grad=True)                              # 800 rows: three chunks
+    targets, scale = tokens(2, 400, vocab_size=50000), torch.rand(2, 400)
+    weight = model.tokens.head.weight
+    ours = model.tokens.nll(h, targets)
+    ours_grad = torch.autograd.grad((ours * scale).sum(), (h, weight))
+    plain = torch.logsumexp(h.double() @ weight.double().T, -1) - (h.double() * weight.double()[targets]).sum(-1)
+    plain_grad = torch.autograd.grad((plain * scale).sum(), (h, weight))
+    torch.testing.assert_close(ours.double(), plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours_grad, plain_grad, atol=1e-5, rtol=1e-4)
+
+
+def test_no_tensor_of_the_loss_is_as_large_as_all_logits():
+    model, largest = tiny(vocab_size=50000), 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **kwargs or {})
+            largest = max(largest, out.numel() if torch.is_tensor(out) else 0)
+            return out
+
+    with Watch():
+        model(tokens(8, 64), tokens(8, 64, seed=2)).mean().backward()
+    assert 50000 * 32 <= largest < 512 * 50000 * 0.75
+
+
+# ---- the whole network, against Hugging Face's Llama
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_the_network_equals_hugging_faces_llama_with_the_same_weights(tied):
+    transformers = pytest.importorskip('transformers')
+    model = tiny(tie_embeddings=tied)
+    for p in model.parameters():   # not the initial ones: biggest possible differences
+        torch.nn.init.normal_(p, mean=float(p.dim() == 1), std=0.2)
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=64, tie_word_embeddings=tied)).eval()
+    names = {'tokens.embedding': 'model.embed_tokens', 'tokens.head': 'lm_head', 'blocks': 'model.layers',
+             'attn.query': 'self_attn.q_proj', 'attn.key': 'self_attn.k_proj', 'attn.value': 'self_attn.v_proj',
+             'attn.out': 'self_attn.o_proj', 'attn_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
+             'ffn.gate': 'mlp.gate_proj', 'ffn.up': 'mlp.up_proj', 'ffn.down': 'mlp.down_proj'}
+    weights = {}
+    for name, value in model.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        weights['model.norm.weight' if name == 'norm.weight' else name] = value
+    llama.load_state_dict(weights)
+    idx, targets = tokens(3, 64), tokens(3, 64, seed=2)
+    with torch.no_grad():
+        expected = F.cross_entropy(llama(idx).logits.transpose(1, 2), targets, reduction='none')
+        torch.testing.assert_close(model(idx, targets), expected, atol=2e-4, rtol=1e-5)
+
+
+# ---- what a language model has to be
+
+@pytest.mark.parametrize('change', [{}, dict(ffn='gelu', tie_embeddings=False, n_kv_head=4), dict(block_size=256)])
+def test_a_changed_future_never_changes_the_past(change):
+    model = tiny(**change)
+    T = model.config.block_size
+    idx, other = tokens(2, T), tokens(2, T)
+    for t in (1, T // 2, T - 1):
+        other[:, t:] = tokens(2, T, seed=t)[:, t:]
+        a, b = (model.hidden(x)[:, :t] for x in (idx, other))
+        torch.testing.assert_close(a, b, atol=0 if T < 128 else 1e-6, rtol=0)
+        other = idx.clone()
+
+
+@pytest.mark.parametrize('vocab_size', [257, 8192, 50257])
+def test_an_untrained_model_knows_nothing(vocab_size):
+    model = tiny(vocab_size=vocab_size)
+    loss = model(tokens(4, 64, vocab_size=vocab_size), tokens(4, 64, vocab_size=vocab_size, seed=2)).mean()
+    assert abs(loss.item() - math.log(vocab_size)) < 0.02
+
+
+def test_probabilities_of_all_next_tokens_sum_to_one():
+    model, idx = tiny(), tokens(1, 5)
+    nll = [model(idx, torch.cat((idx[:, 1:], torch.tensor([[token]])), 1))[0, -1] for token in range(97)]
+    assert abs(torch.stack(nll).neg().double().exp().sum().item() - 1) < 1e-6
+
+
+def test_it_can_learn_to_repeat():
+    torch.manual_seed(0)
+    model = GPT(Config(**TINY))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for step in range(150):   # 8 random tokens, again and again: only attention can tell what comes next
+        idx = tokens(16, 8, vocab_size=30, seed=step).repeat(1, 4)
+        loss = model(idx[:, :-1], idx[:, 1:])[:, 8:].mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 0.5 * math.log(30)
+
+
+# ---- initialisation and parameters
+
+def test_initial_weights_have_the_promised_spread():
+    model = tiny(n_layer=8, n_embd=128, d_ff=256)
+    for name, p in model.named_parameters():
+        residual = name.endswith(('attn.out.weight', 'ffn.down.weight'))
+        expected = 1.0 if p.dim() == 1 else 0.02 / math.sqrt(16) if residual else 0.02
+        found = p.mean() if p.dim() == 1 else p.std()
+        assert abs(found.item() / expected - 1) < 0.05, name
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_parameters_are_counted_once(tied):
+    C, d_ff, V, kv = 32, 48, 97, 16
+    parts = tiny(tie_embeddings=tied).count_parameters()
+    assert parts == {'token tables': V * C * (1 if tied else 2), 'norms': C * (2 * 2 + 1),
+                     'attention': 2 * (2 * C * C + 2 * C * kv), 'feed-forward': 2 * 3 * C * d_ff}
+
+
+@pytest.mark.parametrize('wrong, named', [
+    (dict(n_head=3), 'n_embd=32'), (dict(n_kv_head=3), 'n_kv_head=3'), (dict(ffn='relu'), "ffn='relu'"),
+    (dict(n_layer=0), 'n_layer=0'), (dict(block_size=-1), 'block_size=-1')])
+def test_an_impossible_shape_is_an_error_that_names_it(wrong, named):
+    with pytest.raises(ValueError, match=named):
+        Config(**{**TINY, **wrong})
+
+
+# ---- dropout
+
+def test_dropout_drops_its_share_keeps_the_mean_and_only_in_training():
+    torch.manual_seed(0)
+    dropout, x = Dropout(), torch.ones(1000, 1000)
+    assert dropout(x) is x                                                       # off until a schedule says so
+    for p in (0.25, 0.5, 0.0):
+        dropout.set(p)
+        y = dropout(x)
+        assert abs((y == 0).float().mean().item() - p) < 0.005 and abs(y.mean().item() - 1) < 0.01
+    dropout.set(0.5)
+    assert dropout.eval()(x) is x
+
+
+def test_a_dropout_schedule_is_one_compiled_graph():
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    dropout = Dropout()
+    dropout.set(0.5)   # as train.py does: the schedule's largest p, before compiling
+    compiled = torch.compile(dropout, backend=count)
+    for step in range(20):
+        dropout.set(step / 40)
+        compiled(torch.ones(4, 8))
+    assert len(graphs) == 1
+
+
+# ---- generation
+
+def test_cached_states_equal_uncached_ones_past_the_context_too():
+    """The window, as read() states it: when it outgrows block_size, its newer half is read afresh."""
+    model, text = tiny(block_size=16), tokens(2, 50)
+    window = caches = None
+    start, pieces = 0, [text[:, :5], *text[:, 5:].split(1, dim=1)]               # a prompt, then one by one
+    for n in [5 + i for i in range(46)]:
+        h, window, caches = model.read(pieces[n - 5], window, caches)
+        if n - start > 16:
+            start = n - 8
+        torch.testing.assert_close(h, model.hidden(text[:, start:n])[:, -1], atol=1e-5, rtol=0)
+
+
+def test_greedy_generation_takes_the_likeliest_token_even_after_a_prompt_longer_than_the_context():
+    model, text = tiny(block_size=16), tokens(2, 40)
+    expected, window = [], text[:, -8:]
+    for _ in range(30):
+        scores = torch.stack([model(window, torch.cat((window[:, 1:], torch.full((2, 1), token)), 1))[:, -1]
+                              for token in range(97)])                           # (V, B)
+        expected.append(scores.argmin(0))
+        window = torch.cat((window, expected[-1][:, None]), 1)
+        window = window[:, -8:] if window.size(1) > 16 else window
+    assert torch.equal(torch.stack(list(model.generate(text, 30, temperature=0))), torch.stack(expected))
+
+
+@pytest.mark.parametrize('how, expected', [
+    (dict(), [0.4, 0.3, 0.2, 0.1]),
+    (dict(temperature=0.5), [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
+    (dict(temperature=0), [1, 0, 0, 0]),
+    (dict(top_k=2), [4 / 7, 3 / 7, 0, 0]),
+    (dict(top_k=9), [0.4, 0.3, 0.2, 0.1]),
+    (dict(top_p=0.65), [4 / 7, 3 / 7, 0, 0]),
+    (dict(top_p=0.01), [1, 0, 0, 0]),
+    (dict(top_k=3, top_p=0.5), [4 / 7, 3 / 7, 0, 0])])
+def test_choices_are_drawn_with_the_probabilities_that_the_settings_mean(how, expected):
+    generator = torch.Generator().manual_seed(0)
+    order = torch.tensor([2, 0, 3, 1])   # so that the likeliest isn't the first
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()[order].repeat(40000, 1)
+    drawn = torch.bincount(order[choose(logits, generator=generator, **how)], minlength=4) / 40000
+    torch.testing.assert_close(drawn, torch.tensor(expected, dtype=torch.float), atol=0.01, rtol=0)

@@ -1,0 +1,78 @@
+"""Each of the ways in which nanoGPT's configurator fails works here, or ends in one clear line."""
+import pytest
+
+import configurator
+
+SCRIPT = '''
+"""A script."""
+max_iters = 600      # how many steps
+learning_rate = 6e-3 # the peak
+compile = False      # yes or no
+name = 'x'           # any text
+dropout: float | list = 0.0  # p or points
+unused = max_iters * 0  # computed
+from configurator import configure
+settings, given = configure(globals())
+later = 1            # not a setting
+'''
+
+
+@pytest.fixture
+def configure(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(SCRIPT)
+
+    def run(*argv, config=None):
+        if config is not None:
+            (tmp_path / 'my.py').write_text(config)
+            argv = ('my.py', *argv)   # relative to the script
+        namespace = {'__file__': str(script), '__doc__': 'A script.'}
+        exec(SCRIPT.split('from configurator')[0], namespace)
+        return configurator.configure(namespace, argv=argv, at_least={0: "learning_rate", 1: "max_iters"}, one_of={"name": "x a=b 1"})
+    return run
+
+
+@pytest.mark.parametrize('flag, name, value', [
+    ('--max_iters=5', 'max_iters', 5), ('--max-iters=5', 'max_iters', 5), ('--max_iters=1e4', 'max_iters', 10000),
+    ('--learning_rate=1', 'learning_rate', 1.0), ('--learning_rate=3e-4', 'learning_rate', 3e-4),
+    ('--compile=true', 'compile', True), ('--compile=False', 'compile', False), ('--name=a=b', 'name', 'a=b'),
+    ('--name=1', 'name', '1'), ('--dropout=0', 'dropout', 0.0),
+    ('--dropout=[(0, 0.1), (10, 0)]', 'dropout', [(0, 0.1), (10, 0)])])
+def test_flags_get_the_type_of_their_default(configure, flag, name, value):
+    settings, given = configure(flag)
+    assert settings[name] == value and type(settings[name]) is type(value) and given == [name]
+
+
+@pytest.mark.parametrize('argv, words', [
+    (['--max_itres=3'], ['max_itres', 'max_iters']), (['--max_iters=1.5'], ['max_iters', '1.5', 'int']),
+    (['--max_iters=many'], ['many', 'int']), (['--learning_rate=fast'], ['fast', 'float']),
+    (['--compile=maybe'], ['maybe', 'bool']), (['--max_iters'], ['--max_iters', 'VALUE']),
+    (['--later=2'], ['later']), (['--max_iters=0'], ['max_iters=0', '1']), (['--name=y'], ['name=y', 'x, a=b']), (['nowhere.py'], ['nowhere.py']), (['-x'], ['-x'])])
+def test_a_wrong_flag_ends_in_one_line_that_names_it(configure, argv, words):
+    with pytest.raises(SystemExit) as error:
+        configure(*argv)
+    assert '\n' not in str(error.value) and all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize('config, words', [
+    ('max_itres = 3', ['my.py', 'max_itres', 'max_iters']), ("max_iters = 'three'", ['my.py', 'three', 'int']),
+    ('max_iters = ', ['my.py', 'SyntaxError', 'line 1']), ('max_iters = nmae', ['my.py', 'nmae'])])
+def test_so_does_a_wrong_config_file(configure, config, words):
+    with pytest.raises(SystemExit) as error:
+        configure(config=config)
+    assert '\n' not in str(error.value) and all(word in str(error.value) for word in words)
+
+
+def test_a_config_file_is_python_and_later_flags_win(configure):
+    config = 'import math\n_half = 300\nmax_iters = sum(_half for i in range(2))\nlearning_rate = 1\ndropout = 0'
+    settings, given = configure('--learning_rate=2', config=config)
+    assert settings['max_iters'] == 600 and 'max_iters' in given   # given, though equal to the default
+    assert settings['learning_rate'] == 2.0 and settings['dropout'] == 0.0
+
+
+@pytest.mark.parametrize('flag', ['--help', '-h'])
+def test_help_lists_each_setting_with_default_and_comment(configure, capsys, flag):
+    with pytest.raises(SystemExit) as done:
+        configure(flag)
+    out = capsys.readouterr().out
+    assert not done.value.code and '--max_iters=600' in out and 'how many steps' in out and 'later' not in out

@@ -1,0 +1,196 @@
+"""Text -> token files: lossless, whole or absent, split by the text alone."""
+import gzip
+import json
+import os
+import random
+import resource
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+import tiktoken
+from tiktoken import _educational
+
+import prepare_wiki
+from helpers import fails_in_one_line, run, story
+
+
+def prepare(folder, *args, **kwargs):
+    return run(folder, 'prepare_wiki.py', '--dataset=mine', '--tokenizer=bpe300', '--val_fraction=0.2', *args, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def mine(tmp_path_factory):
+    """A data set of the small story, and the text it was made of."""
+    folder = tmp_path_factory.mktemp('mine')
+    (folder / 'story.txt').write_text(story(), encoding='utf-8')
+    status, out, err = prepare(folder, '--input=story.txt')
+    assert status == 0, err
+    data = folder / 'data' / 'mine-bpe300'
+    return data, json.loads((data / 'meta.json').read_text()), prepare_wiki.make_tokenizer('bpe300', data)
+
+
+# ---- tokenizer
+
+def test_each_merge_is_the_commonest_pair_of_all():
+    words = Counter(random.Random(0).choices(['low', 'lower', 'newest', 'widest', 'wide', 'älter', 'a' * 40], k=500))
+    counts = {word.encode(): n for word, n in words.items()}
+    tokens = list(prepare_wiki.train_bpe(counts, 300, max_bytes=8))
+    split = {word: [bytes([byte]) for byte in word] for word in counts}
+    for merged in tokens[256:]:   # naive: count all pairs anew for each merge
+        pairs = Counter()
+        for word, n in counts.items():
+            for a, b in zip(split[word], split[word][1:]):
+                pairs[a, b] += n * (len(a + b) <= 8)
+        most = max(pairs.values())
+        pair = next((p for p in pairs if p[0] + p[1] == merged and pairs[p] == most), None)
+        assert most > 0 and pair
+        for word, parts in split.items():
+            i, new = 0, []
+            while i < len(parts):
+                hit = tuple(parts[i:i + 2]) == pair
+                new.append(merged if hit else parts[i])
+                i += 1 + hit
+            split[word] = new
+    assert max(map(len, tokens)) == 8 and len(set(tokens)) == len(tokens)
+
+
+def test_encoding_equals_tiktokens_own_teaching_encoder(mine):
+    encoding = mine[2]
+    teacher = _educational.SimpleBytePairEncoding(pat_str=prepare_wiki.WORDS, mergeable_ranks=encoding._mergeable_ranks)
+    text = story(60) + '\n\n  def f(x):\n\treturn x**2 # 1234567 ﷽ 👩‍👩‍👧'
+    assert encoding.encode_ordinary(text) == teacher.encode(text, visualise=None)
+
+
+@pytest.mark.parametrize('name', ['trained', 'byte'])
+def test_any_text_and_any_bytes_come_back(mine, name):
+    encoding = mine[2] if name == 'trained' else prepare_wiki.ByteTokenizer()
+    rng = random.Random(0)
+    for _ in range(200):
+        text = ''.join(chr(rng.choice([rng.randrange(128), rng.randrange(0x800), rng.randrange(0x10000, 0x110000)]))
+                       for _ in range(40))
+        assert encoding.decode_bytes(encoding.encode_ordinary(text)).decode() == text
+        if name == 'trained':   # bytes that aren't UTF-8 never reach the byte tokenizer
+            raw = rng.randbytes(40)
+            assert encoding.decode_bytes(encoding._encode_bytes(raw)) == raw
+
+
+def test_gpt2_without_its_long_tokens_is_lossless_and_keeps_its_ids(monkeypatch):
+    ranks = {bytes([i]): i for i in range(256)} | {b'ab': 256, b'abab': 257, b'abababab': 258}
+    small = tiktoken.Encoding('gpt2', pat_str=prepare_wiki.WORDS, mergeable_ranks=ranks, special_tokens={})
+    monkeypatch.setattr(tiktoken, 'get_encoding', lambda name: small)
+    short = prepare_wiki.make_tokenizer('gpt2-4')
+    assert small.encode_ordinary('abababab') == [258] and short.encode_ordinary('abababab') == [257, 257]
+
+
+# ---- token files
+
+def test_the_files_hold_the_text_document_by_document(mine):
+    data, meta, encoding = mine
+    documents = []
+    for split, has in meta['splits'].items():
+        ids = np.fromfile(data / f'{split}.bin', dtype=meta['dtype']).tolist()
+        assert ids[0] == encoding.eot_token and len(ids) == has['tokens']
+        texts, tokens = [], []
+        for i in ids[1:] + [encoding.eot_token]:
+            if i == encoding.eot_token:
+                texts.append(encoding.decode_bytes(tokens).decode())
+                tokens = []
+            else:
+                tokens.append(i)
+        assert len(texts) == has['documents'] and sum(len(text.encode()) for text in texts) == has['bytes']
+        assert all(prepare_wiki.split_of(text, 0.2) == split for text in texts)
+        documents += texts
+    assert sorted(''.join(documents)) == sorted(story())   # nothing lost, nothing twice
+    assert meta['tokenizer']['max_token_bytes'] <= prepare_wiki.MAX_BYTES
+
+
+def test_a_document_stays_in_its_split_when_others_come(mine, tmp_path):
+    texts = [f'document {i}' for i in range(1000)]
+    for name, some in ('few', texts[::3]), ('all', texts):
+        (tmp_path / f'{name}.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in some))
+        status, _, err = run(tmp_path, 'prepare_wiki.py', f'--input={name}.jsonl', f'--dataset={name}',
+                             '--tokenizer=byte', '--val_fraction=0.1')
+        assert status == 0, err
+    val = [set((tmp_path / f'data/{name}-byte/val.bin').read_bytes().split(b'\xff')) for name in ('few', 'all')]
+    assert val[0] < val[1] and len(val[1]) > 60
+
+
+def test_jsonl_gz_txt_and_folders_are_read_alike(tmp_path):
+    (tmp_path / 'in').mkdir()
+    records = [{'title': 'A', 'text': 'first 🐈'}, {'text': 'second\nline'}]
+    with gzip.open(tmp_path / 'in' / 'a.jsonl.gz', 'wt', encoding='utf-8') as out:
+        out.write('\n'.join(map(json.dumps, records)))
+    (tmp_path / 'in' / 'b.txt').write_text('third<|endoftext|>fourth', encoding='utf-8')
+    files = prepare_wiki.input_files(str(tmp_path / 'in'))
+    assert list(prepare_wiki.read_files(files, lambda done: None)) == [
+        'A\n\nfirst 🐈', 'second\nline', 'third', 'fourth']
+
+
+def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
+    piece = '猫🐈é' * 2**13   # lines far longer than a read: none of its cuts may fall inside a character
+    with open(tmp_path / 'long.txt', 'w', encoding='utf-8') as out:
+        for _ in range(100):
+            out.write(piece)
+    size, longest = (tmp_path / 'long.txt').stat().st_size, 0
+    tracemalloc.start()
+    count = Counter()
+    for text in prepare_wiki.read_files([tmp_path / 'long.txt'], lambda done: None):
+        count.update(text)
+        longest = max(longest, len(text))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == {c: 100 * 2**13 for c in '猫🐈é'} and longest < 2**18 and peak < size / 3
+
+
+def test_pydocs_is_there_on_any_python():
+    documents = list(prepare_wiki.pydocs(lambda done: None))
+    assert sum(map(len, documents)) > 10**6 and any('statement' in text for text in documents)
+
+
+# ---- what users do
+
+@pytest.mark.parametrize('content, args, words', [
+    (None, ['--input=story.txt'], ['story.txt', 'no such file']),
+    (b'', ['--input=story.txt'], ['story.txt', 'empty']),
+    (b'caf\xe9', ['--input=story.txt'], ['story.txt', 'not UTF-8', '0xe9']),
+    (b'end \xf0\x9f', ['--input=story.txt'], ['story.txt', 'not UTF-8']),
+    (b'one document', ['--input=story.txt'], ['val', '1 in all', '--val_fraction']),
+    (b'x', ['--input=.'], ['bpe300']),
+    (b'x', ['--input=story.txt', '--tokenizer=word'], ['word', 'bpe<N>']),
+    (b'x', ['--input=story.txt', '--tokenizer=bpe99999'], ['bpe99999', '65536']),
+    (b'x', ['--input=story.txt', '--val_fraction=0.7'], ['0.7']),
+    (b'x', ['--dataset=other'], ['other', 'pydocs', '--input']),
+    (b'x', ['--input=story.txt', '--dataset=pydocs'], ['pydocs', 'taken'])])
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(tmp_path, content, args, words):
+    if content is not None:
+        (tmp_path / 'story.txt').write_bytes(content)
+    if words == ['bpe300']:   # a folder without text
+        (tmp_path / 'story.txt').unlink()
+        words = ['.jsonl']
+    fails_in_one_line(prepare(tmp_path, *args), *words)
+    assert not list(tmp_path.glob('data/*'))
+
+
+@pytest.mark.parametrize('line, words', [
+    ('{"text": "fine"}\n{"txt": "no"}', ['line 2', 'txt']), ('{"text": 3}', ['line 1']), ('[1]', ['line 1'])])
+def test_a_malformed_line_is_named(tmp_path, line, words):
+    (tmp_path / 'a.jsonl').write_text(line)
+    fails_in_one_line(prepare(tmp_path, '--input=a.jsonl'), 'a.jsonl', *words)
+
+
+def test_a_broken_gzip_file_is_named(tmp_path):
+    whole = gzip.compress(b'{"text": "hello"}\n' * 10000)
+    (tmp_path / 'a.jsonl.gz').write_bytes(whole[:len(whole) // 2])
+    fails_in_one_line(prepare(tmp_path, '--input=a.jsonl.gz'), 'a.jsonl.gz', 'broken')
+
+
+def test_a_full_disk_leaves_the_old_data_whole_and_nothing_else(mine):
+    data = mine[0]
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    result = prepare(data.parent.parent, '--input=story.txt', preexec_fn=lambda: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (20000, 20000)))
+    fails_in_one_line(result, 'large')   # the system's own words
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    assert os.listdir(data.parent) == ['mine-bpe300']

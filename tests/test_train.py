@@ -1,0 +1,254 @@
+"""train.py and sample.py as a user runs them, on a tiny model and a small text."""
+import csv
+import json
+import math
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import prepare_wiki
+from helpers import ROOT, SMALL, fails_in_one_line, run, story
+from model import GPT, Config
+
+DATA = ['--dataset=mine', '--tokenizer=bpe300', '--out_dir=out/a']
+
+
+def train(folder, *args, **kwargs):
+    return run(folder, 'train.py', *DATA, *SMALL, *args, **kwargs)
+
+
+def load(file):
+    return torch.load(file, weights_only=True)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A folder with data/mine-bpe300 and a run of 20 steps in out/a, and what the run printed."""
+    folder = tmp_path_factory.mktemp('train')
+    (folder / 'story.txt').write_text(story(), encoding='utf-8')
+    status, _, err = run(folder, 'prepare_wiki.py', '--input=story.txt', *DATA[:2], '--val_fraction=0.2')
+    assert status == 0, err
+    status, out, err = train(folder, '--dropout=[(0, 0.2), (20, 0)]')
+    assert status == 0, err
+    return folder, out
+
+
+def test_a_run_tells_what_it_does_and_ends_with_what_to_do_next(trained):
+    folder, out = trained
+    for words in ('parameters: ', 'epochs', 'tokens/s', 'left', 'bits per byte', 'gzip -9', 'a sample',
+                  'out/a/best.pt', 'python sample.py --out_dir=out/a'):
+        assert words in out, words
+    rows = list(csv.DictReader((folder / 'out/a/log.csv').open()))
+    assert [int(row['iter']) for row in rows] == [0, 5, 10, 15, 20]
+    assert [float(row['dropout'] or 0) for row in rows] == pytest.approx([0, 0.16, 0.11, 0.06, 0.01])
+    assert float(rows[-1]['val_bpb']) < float(rows[0]['val_bpb'])
+    assert float(rows[0]['val_loss']) == pytest.approx(math.log(300), abs=0.05)
+
+
+def test_bits_per_byte_are_those_of_the_raw_text(trained):
+    """Of all held-out bytes, emoji and Chinese among them, computed here from the text, one token at a time."""
+    folder, out = trained
+    state = load(folder / 'out/a/ckpt.pt')
+    model = GPT(Config(**state['config'])).eval()
+    model.load_state_dict(state['model'])
+    encoding = prepare_wiki.make_tokenizer('bpe300', folder / 'out/a')
+    files = prepare_wiki.input_files(str(folder / 'story.txt'))
+    texts = [text for text in prepare_wiki.read_files(files, lambda done: None)
+             if prepare_wiki.split_of(text, 0.2) == 'val']
+    assert any('🐈' in text and '老' in text for text in texts)
+    ids = torch.tensor([i for text in texts for i in (encoding.eot_token, *encoding.encode_ordinary(text))])
+    nats = 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, 32):
+            block, after = ids[start:start + 32], ids[start + 1:start + 33]
+            logits = model.hidden(block[None])[0] @ model.tokens.head.weight.T
+            nats += F.cross_entropy(logits[:len(after)], after, reduction='sum').item()
+    expected = nats / math.log(2) / sum(len(text.encode()) for text in texts)
+    status, out, _ = run(folder, 'train.py', *DATA[2:], '--eval_only=True', '--dtype=float32')
+    assert status == 0 and f'{expected:.4f} bits per byte' in out, (expected, out)
+
+
+@pytest.mark.parametrize('extra', [['--optimizer=muon'], ['--optimizer=adamw', '--dtype=float32', '--grad_accum=2']])
+def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
+    folder, _ = trained
+    extra = [*extra, '--dropout=[(0, 0.3), (20, 0.1)]', '--eval_interval=10']
+    assert train(folder, *extra, '--out_dir=out/whole')[0] == 0
+    # stopped by Ctrl-C somewhere, then resumed: with the settings of the checkpoint
+    process = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *DATA, *SMALL, *extra, '--out_dir=out/parts'],
+                               cwd=folder, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith('step      5'):
+            process.send_signal(signal.SIGINT)
+        if line.startswith('stopped'):
+            assert 'python train.py --out_dir=out/parts --init_from=resume' in line
+    assert process.wait() == 130
+    at = load(folder / 'out/parts/ckpt.pt')['iter']
+    assert 5 <= at < 20
+    assert run(folder, 'train.py', '--out_dir=out/parts', '--init_from=resume')[0] == 0
+    whole, parts = load(folder / 'out/whole/ckpt.pt'), load(folder / 'out/parts/ckpt.pt')
+    assert whole['order'] == parts['order'] and whole['best'] == parts['best']
+    flat = [{name: value for name, value in state['model'].items()} | {
+        f'{o}.{i}.{name}': value for o, optimizer in enumerate(state['optimizers'])
+        for i, values in optimizer['state'].items() for name, value in values.items()} for state in (whole, parts)]
+    assert flat[0].keys() == flat[1].keys() and all(torch.equal(flat[0][name], flat[1][name]) for name in flat[0])
+    logs = [[{key: row[key] for key in row if key not in ('tokens_per_s', 'seconds', 'train_loss', 'grad_norm')}
+             for row in csv.DictReader((folder / f'out/{name}/log.csv').open())] for name in ('whole', 'parts')]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize('optimizer', ['muon', 'adamw'])
+def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trained, optimizer):
+    folder, _ = trained
+    assert train(folder, f'--optimizer={optimizer}', f'--out_dir=out/{optimizer}', '--max_iters=1')[0] == 0
+    state = load(folder / f'out/{optimizer}/ckpt.pt')
+    model = GPT(Config(**state['config']))
+    found = []
+    for o in state['optimizers']:
+        for group in o['param_groups']:
+            for i in group['params']:
+                moment = o['state'][i].get('exp_avg', o['state'][i].get('momentum_buffer'))
+                found.append((tuple(moment.shape), group['weight_decay'] > 0))
+    assert sorted(found) == sorted((tuple(p.shape), p.dim() == 2) for p in model.parameters())
+    assert len(state['optimizers']) == (2 if optimizer == 'muon' else 1)
+
+
+def test_an_epoch_reads_each_block_once():
+    source = (ROOT / 'train.py').read_text(encoding='utf-8')
+    names = {'np': np, 'seed': 5, 'block_size': 32}   # the class alone: train.py is a script
+    exec(source[source.index('class Order:'):source.index('@torch.no_grad()')], names)
+    order, epochs = names['Order'](1000), []
+    for _ in range(3):
+        n = len(order.starts)
+        epochs.append(order.next(n))
+        assert (np.diff(sorted(epochs[-1])) == 32).all() and n >= (1000 - 32) // 32   # side by side, each once
+        assert epochs[-1] != sorted(epochs[-1]) and max(epochs[-1]) + 33 <= 1000
+    assert len({starts[0] % 32 for starts in epochs}) > 1                              # cut elsewhere
+    assert names['Order'](1000, epoch=1, read=4).next(5) == epochs[1][4:9]             # two integers suffice
+
+
+def test_two_processes_train_the_same_model_as_one(trained):
+    folder, _ = trained
+    args = [*DATA, *SMALL, '--dtype=float32', '--optimizer=adamw', '--grad_accum=2', '--max_iters=5']
+    assert run(folder, 'train.py', *args, '--out_dir=out/one')[0] == 0
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2',
+                           str(ROOT / 'train.py'), *args, '--out_dir=out/two'], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (load(folder / f'out/{name}/ckpt.pt') for name in ('one', 'two'))
+    assert one['order'] == two['order'] and one['best'] == pytest.approx(two['best'], abs=1e-4)
+    for name, value in one['model'].items():
+        torch.testing.assert_close(value, two['model'][name], atol=1e-4, rtol=0)
+
+
+# ---- what users do wrong
+
+@pytest.mark.parametrize('args, words', [
+    (['--dataset=nowhere'], ['nowhere', 'prepare_wiki.py']), (['--block_size=100000'], ['100001', '--block_size']),
+    (['--n_head=3'], ['n_head', '32']), (['--dropout=1.5'], ['1.5']), (['--max_iters=0'], ['max_iters=0']),
+    (['--optimizer=sgd'], ['sgd']), (['--device=tpu'], ['tpu', 'cpu']), (['--dtype=float16'], ['float16']),
+    (['--learning_rate=-1'], ['learning_rate=-1']), (['--tokenizer=words'], ['words']),
+    (['--init_from=resume', '--out_dir=out/none'], ['out/none/ckpt.pt', 'train first']),
+    (['--init_from=resume'], ['step 20 of 20', '--max_iters']),
+    (['--init_from=resume', '--n_layer=3'], ['--n_layer=3', '2']),
+    (['--learning_rate=1e30', '--optimizer=adamw', '--out_dir=out/nan'], ['loss', 'learning rate'])])
+def test_a_mistake_ends_in_one_line(trained, args, words):
+    fails_in_one_line(train(trained[0], *args), *words)
+
+
+def test_a_config_files_typo_names_the_nearest_setting(trained):
+    (trained[0] / 'my.py').write_text('max_itres = 3')
+    fails_in_one_line(train(trained[0], 'my.py'), 'my.py', 'max_itres', 'max_iters')
+
+
+@pytest.mark.parametrize('script', ['sample.py', 'train.py'])
+@pytest.mark.parametrize('harm, words', [
+    (lambda raw: raw[:len(raw) // 2], ['not a whole checkpoint']), (lambda raw: b'', ['not a whole checkpoint']),
+    ('format', ['format 99'])])
+def test_a_damaged_checkpoint_is_named(trained, tmp_path, script, harm, words):
+    folder, file = trained[0], trained[0] / 'out' / 'bad' / 'ckpt.pt'
+    file.parent.mkdir(exist_ok=True)
+    if harm == 'format':
+        torch.save(load(folder / 'out/a/ckpt.pt') | {'format': 99}, file)
+    else:
+        file.write_bytes(harm((folder / 'out/a/ckpt.pt').read_bytes()))
+    args = ['--init_from=resume'] if script == 'train.py' else []
+    fails_in_one_line(run(folder, script, '--out_dir=out/bad', *args), 'out/bad/ckpt.pt', *words)
+
+
+def test_a_full_disk_keeps_the_older_checkpoint(trained):
+    folder = trained[0]
+    assert train(folder, '--out_dir=out/full')[0] == 0
+    before = (folder / 'out/full/ckpt.pt').read_bytes()
+    limit = len(before) // 2
+    result = run(folder, 'train.py', '--out_dir=out/full', '--init_from=resume', '--max_iters=30',
+                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    fails_in_one_line(result, 'out/full/ckpt.pt', 'not written')
+    assert (folder / 'out/full/ckpt.pt').read_bytes() == before
+    assert not list((folder / 'out/full').glob('*.part'))
+
+
+# ---- sample.py
+
+def sample(folder, *args, **kwargs):
+    return run(folder, 'sample.py', '--out_dir=out/a', '--device=cpu', '--seed=1', '--max_new_tokens=40', *args, **kwargs)
+
+
+def test_samples_need_only_the_runs_folder(trained, tmp_path):
+    (trained[0] / 'out' / 'a').rename(tmp_path / 'moved')
+    try:
+        status, out, err = run(tmp_path, 'sample.py', '--out_dir=moved', '--seed=1')
+    finally:
+        (tmp_path / 'moved').rename(trained[0] / 'out' / 'a')
+    assert status == 0 and out.strip() and 'tokens/s' in err
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(trained):
+    texts = [sample(trained[0], f'--seed={seed}', '--num_samples=2')[1] for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2] and '--- sample 2' in texts[0]
+
+
+def test_prompts_come_from_a_flag_a_file_or_standard_input(trained):
+    (trained[0] / 'prompt.txt').write_text('The cat 🐈', encoding='utf-8')
+    texts = [sample(trained[0], '--prompt=The cat 🐈'), sample(trained[0], '--prompt=FILE:prompt.txt'),
+             sample(trained[0], '--prompt=-', input='The cat 🐈')]
+    assert texts[0][1].startswith('The cat 🐈') and texts[0][:2] == texts[1][:2] == texts[2][:2]
+
+
+def test_greedy_text_is_what_the_likeliest_tokens_spell_and_never_half_a_character(trained):
+    folder = trained[0]
+    status, out, _ = sample(folder, '--temperature=0', '--dtype=float32', '--prompt=老')
+    state = load(folder / 'out/a/best.pt')
+    model = GPT(Config(**state['config'])).eval()
+    model.load_state_dict(state['model'])
+    encoding = prepare_wiki.make_tokenizer('bpe300', folder / 'out/a')
+    ids = [encoding.eot_token, *encoding.encode_ordinary('老')]
+    start, prompt = 0, len(ids)
+    for _ in range(40):   # the whole window again for each token, at half of it when it is full
+        start = len(ids) - 16 if len(ids) - start > 32 else start
+        best = (model.hidden(torch.tensor([ids[start:]]))[0, -1] @ model.tokens.head.weight.T).argmax().item()
+        if best == encoding.eot_token:
+            break
+        ids.append(best)
+    raw = encoding.decode_bytes(ids[1:])
+    whole = raw.decode(errors='ignore') if raw[-1] < 0x80 else raw.decode(errors='replace').rstrip('�')
+    assert status == 0 and out.rstrip('\n').replace('�', '') == whole.rstrip('\n').replace('�', '')
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--out_dir=out/none'], ['out/none/best.pt', 'train first']), (['--temperature=-1'], ['temperature=-1']),
+    (['--top_p=0'], ['top_p=0']), (['--num_samples=0'], ['num_samples=0']), (['--prompt=FILE:none'], ['FILE:none'])])
+def test_a_mistake_in_sampling_ends_in_one_line(trained, args, words):
+    fails_in_one_line(sample(trained[0], *args), *words)
+
+
+@pytest.mark.parametrize('script', ['train.py', 'sample.py', 'prepare_wiki.py'])
+def test_help_imports_nothing_heavy(script, tmp_path):
+    done = subprocess.run([sys.executable, '-X', 'importtime', str(ROOT / script), '--help'], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and '--out_dir' in done.stdout or '--data_dir' in done.stdout
+    assert not any(line.endswith((' torch', ' numpy', ' tiktoken')) for line in done.stderr.splitlines())
