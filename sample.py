@@ -65,9 +65,7 @@ samples, ended, start, n = [text] * num_samples, [False] * num_samples, time.tim
 print(text, end='', flush=True)
 with autocast:
     if torch.is_autocast_enabled(device.type):
-        for module in model.modules():   # half the bytes to read for each token
-            if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
-                module.to(torch.bfloat16)
+        model.matrices_to_bfloat16()
     for tokens in model.generate(idx, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                                  generator=generator):
         n += 1

@@ -160,22 +160,19 @@ def evaluate(split, most_tokens=math.inf):
     most_tokens. Its every byte is charged: only its first token, an end of text, is not predicted."""
     tokens, has = open_split(split), meta['splits'][split]
     n = min(len(tokens) - 1, most_tokens)
-    starts = np.arange(0, n, block_size)
-    batches = [starts[i:i + batch_size] for i in range(0, len(starts), batch_size)]
-    nats = torch.zeros(2, dtype=torch.float64)   # sum, tokens
+    full, rest = divmod(n, block_size)
+    jobs = [(range(i, min(i + batch_size, full)), block_size) for i in range(0, full, batch_size)]
+    jobs += [([full], rest)] * (rest > 0)
+    nats = torch.zeros((), dtype=torch.float64)
     raw_model.eval()
-    for batch in batches[rank::world]:
-        full = batch[batch + block_size <= n]
-        for some, length in ((full, block_size), (batch[len(full):], n % block_size)):
-            if len(some):
-                with autocast:
-                    nll = raw_model(*load_blocks(tokens, some, length))          # (B, T)
-                nats += torch.tensor([nll.double().sum().item(), nll.numel()])
+    for blocks, length in jobs[rank::world]:
+        with autocast:
+            nll = raw_model(*load_blocks(tokens, [i * block_size for i in blocks], length))   # (B, T)
+        nats += nll.double().sum().cpu()
     raw_model.train()
     if world > 1:
         dist.all_reduce(nats := nats.to(device))
-    mean = (nats[0] / nats[1]).item()
-    return mean, mean / math.log(2) * (has['tokens'] - 1) / has['bytes']
+    return nats.item() / n, nats.item() / n / math.log(2) * (has['tokens'] - 1) / has['bytes']
 
 
 # -----------------------------------------------------------------------------------------------
@@ -205,6 +202,8 @@ optimizers.append(torch.optim.AdamW(adamw, lr=learning_rate, betas=(0.9, beta2),
 tokens = open_split('train')
 it, best, seconds, order = 0, math.inf, 0.0, Order(len(tokens))
 if checkpoint:
+    if checkpoint['tokenizer'] != meta['tokenizer']:
+        sys.exit(f'{folder}: its tokenizer is not the one that {out_dir} was trained with')
     raw_model.load_state_dict(checkpoint['model'])
     for o, state in zip(optimizers, checkpoint['optimizers']):
         o.load_state_dict(state)
@@ -246,7 +245,7 @@ def save(*names):
     """The whole state, under each name. A file is replaced only by a whole one."""
     state = dict(
         format=FORMAT, model=raw_model.state_dict(), optimizers=[o.state_dict() for o in optimizers],
-        config=asdict(config), settings=settings, iter=it, best=best, seconds=time.time() - start,
+        config=asdict(config), tokenizer=meta['tokenizer'], settings=settings, iter=it, best=best, seconds=time.time() - start,
         order=[order.epoch, order.read], rng=torch.get_rng_state(),
         cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
     for name in names if master else ():
@@ -269,7 +268,10 @@ if master:
             shutil.copy(file, out)
         rows = [COLUMNS]
         if it and log_file.exists():   # what came after the checkpoint will come again
-            rows = [row for row in csv.reader(log_file.open()) if row == [*COLUMNS] or int(row[0]) <= it]
+            rows += [row for row in csv.reader(log_file.open()) if row[0].isdigit() and int(row[0]) <= it]
+        for name in ('ckpt.pt', 'best.pt', 'log.csv'):   # a new run in an old run's place loses nothing
+            if it == 0 and (out / name).exists():
+                os.replace(out / name, out / f'{name}.old')
         with log_file.open('w', newline='') as file:
             csv.writer(file).writerows(rows)
     except OSError as error:
@@ -277,15 +279,6 @@ if master:
 
 # -----------------------------------------------------------------------------------------------
 # the loop
-
-stopped = []
-if world == 1:   # Ctrl-C ends the step, saves and stops; a second one stops at once
-    def stop(signum, frame):
-        if stopped:
-            sys.exit('stopped without saving')
-        stopped.append(signum)
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
 
 def held_out():
     """Evaluate, and save the state; it is the best one too if nothing before it was better."""
@@ -301,12 +294,26 @@ def held_out():
 def log(**values):
     values = dict(iter=it, tokens=it * step_tokens, epoch=it * step_tokens / train_has['tokens'],
                   seconds=time.time() - start, **values)
-    with log_file.open('a', newline='') as file:
-        csv.DictWriter(file, COLUMNS).writerow(
-            {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in values.items()})
+    values = {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in values.items()}
+    if master:
+        try:
+            with log_file.open('a', newline='') as file:
+                csv.DictWriter(file, COLUMNS).writerow(values)
+        except OSError as error:
+            sys.exit(f'{log_file}: {error.strerror}; go on with --init_from=resume')
 
 
-start, first = time.time() - seconds, it
+def stop(signum, frame):
+    """Ctrl-C ends the step, saves and stops; a second one stops at once."""
+    if stopped:
+        sys.exit('stopped without saving')
+    stopped.append(signum)
+
+
+stopped, start, first = [], time.time() - seconds, it
+if world == 1:
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 if it == 0:
     log(**held_out())   # about ln(vocab_size) nats: the untrained model knows nothing
 loss_sum, last = 0.0, (it, time.time())
