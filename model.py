@@ -32,7 +32,13 @@ class Config:
     n_embd: int = 512             # C
     d_ff: int = 1536              # hidden width of the feed-forward
     ffn: str = 'swiglu'           # or 'gelu'
-    tie_embeddings: bool = True   # one table spells tokens in and scores them out
+    tie_embeddings: bool = True   # one table for input and output
+    embedding: str = 'table'      # or 'byte_pool': no tables, tokens are spelled in and out
+    n_byte_embd: int = 128        # D, the width of the byte encoder and decoder
+    n_byte_head: int = 4          # their attention heads
+    n_encoder_layer: int = 2
+    n_decoder_layer: int = 2
+    max_bytes: int = 16           # S, of the longest token that can be spelled
 
     def __post_init__(self):
         def check(ok, message):
@@ -45,6 +51,9 @@ class Config:
               f'n_embd={self.n_embd} must be a multiple of 2 * n_head={2 * self.n_head}')
         check(self.n_head % self.n_kv_head == 0,
               f'n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}')
+        check(self.n_byte_embd % self.n_byte_head == 0,
+              f'n_byte_embd={self.n_byte_embd} must be a multiple of n_byte_head={self.n_byte_head}')
+        check(self.embedding in TOKENS, f"embedding='{self.embedding}' must be one of {', '.join(TOKENS)}")
         check(self.ffn in FFN, f"ffn='{self.ffn}' must be one of {', '.join(FFN)}")
 
 
@@ -63,8 +72,16 @@ class Dropout(nn.Module):
     def forward(self, x):
         if not (self.training and self.active):
             return x
-        keep = torch.rand_like(x) >= self.p
-        return x * keep / (1 - self.p)
+        # 16 random bits a unit: on a CPU, drawing random numbers is the whole cost of dropout
+        bits = torch.empty(x.numel() // 4 + 1, dtype=torch.int64, device=x.device).random_(-2**63, None)
+        keep = bits.view(torch.int16)[:x.numel()].view_as(x) >= self.p * 2**16 - 2**15
+        return x * (keep / (1 - self.p)).type_as(x)
+
+
+def compute_dtype(x):
+    """What autocast computes in: bfloat16, or x's own dtype outside of autocast."""
+    on = torch.is_autocast_enabled(x.device.type)
+    return torch.get_autocast_dtype(x.device.type) if on else x.dtype
 
 
 def rotary_angles(block_size, head_size, base=10000.0):
@@ -112,6 +129,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x, cos, sin, cache=None):
+        x = x.to(compute_dtype(x))   # once, not once for each product
         q, k, v = (proj(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)   # (B, T, C) -> (B, H, T, K)
                    for proj in (self.query, self.key, self.value))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
@@ -131,6 +149,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.d_ff, config.n_embd, bias=False)
 
     def forward(self, x):
+        x = x.to(compute_dtype(x))
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
@@ -179,8 +198,7 @@ class TokenTable(nn.Module):
     def nll(self, h, targets):
         """(B, T, C) states, (B, T) targets -> (B, T) nats. The (B*T, V) logits would be the largest
         tensor of the step by far, so they exist a few rows at a time, and again in the backward pass."""
-        cast = torch.is_autocast_enabled(h.device.type)
-        dtype = torch.get_autocast_dtype(h.device.type) if cast else h.dtype
+        dtype = compute_dtype(h)
         weight = self.head.weight.to(dtype)   # once, not once for each chunk
         rows = 2**27 // self.head.out_features if h.is_cuda else 2**24 // self.head.out_features + 1
 
@@ -193,6 +211,110 @@ class TokenTable(nn.Module):
     def sample(self, h, **how):
         """(B, C) states -> (B) token ids."""
         return choose(self.head(h), **how)
+
+
+def pack(x, groups):
+    """(M, S, ...), rows sorted into groups [(rows, length)] -> (N, ...), of each row its first `length`."""
+    rows = x.split([n for n, L in groups])
+    return torch.cat([part[:, :L].flatten(0, 1) for part, (n, L) in zip(rows, groups)])
+
+
+def unpack(x, groups):
+    """(N, ...) packed -> a view (rows, length, ...) for each group."""
+    parts = x.split([n * L for n, L in groups])
+    return [part.unflatten(0, group) for part, group in zip(parts, groups)]
+
+
+class ByteBlock(nn.Module):
+    """Attention among the symbols of one token, then a feed-forward. The symbols of many tokens lie packed in
+    one flat (N, D), and attention is two matrix products a group: nothing is ever padded or masked."""
+
+    def __init__(self, config, causal):
+        super().__init__()
+        D = config.n_byte_embd
+        self.n_head, self.causal = config.n_byte_head, causal
+        self.attn_norm, self.ffn_norm = nn.RMSNorm(D, eps=1e-5), nn.RMSNorm(D, eps=1e-5)
+        self.qkv, self.out = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+        self.up, self.down = nn.Linear(D, 4 * D, bias=False), nn.Linear(4 * D, D, bias=False)
+
+    def forward(self, x, groups):
+        mixed = []
+        for qkv in unpack(self.qkv(self.attn_norm(x)), groups):
+            q, k, v = qkv.unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # (n, L, 3 D) -> 3 x (n, H, L, K)
+            scores = (q * q.size(-1)**-0.5) @ k.mT                               # (n, H, L, L)
+            if self.causal:
+                scores = scores + torch.full_like(scores[0, 0], -math.inf).triu(1)
+            mixed.append((scores.softmax(-1) @ v).transpose(1, 2).flatten(2).flatten(0, 1))   # (n * L, D)
+        x = x + self.out(torch.cat(mixed))                                       # (N, D)
+        return x + self.down(F.gelu(self.up(self.ffn_norm(x))))
+
+
+class BytePool(nn.Module):
+    """Tokens in and out by their spelling (arXiv 2405.14159, section 5.2), in place of the two tables.
+
+    A token is its bytes and END; <|endoftext|> is the empty token, END alone. The encoder reads them and pools
+    them into a vector of C; it sees nothing but the token, so each distinct one is encoded once. The decoder is
+    given the state h, a slice of it for each position (MegaByte, arXiv 2305.07185), and spells the next token:
+    -log p(token) is the exact sum over its bytes and its END, which is certain after max_bytes bytes.
+    M tokens have N symbols in all, at most S = max_bytes + 1 each; D is the byte width."""
+    END = 256
+
+    def __init__(self, config):
+        super().__init__()
+        C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
+        self.register_buffer('spelling', torch.full((config.vocab_size, S), self.END, dtype=torch.int16))
+        self.byte_in, self.place_in = nn.Embedding(257, D), nn.Embedding(S, D)
+        self.encoder = nn.ModuleList(ByteBlock(config, causal=False) for _ in range(config.n_encoder_layer))
+        self.pool = nn.Linear(D, C, bias=False)
+        self.slices = nn.Linear(C, (S - 1) * D, bias=False)
+        self.byte_out, self.place_out = nn.Embedding(257, D), nn.Embedding(S - 1, D)
+        self.decoder = nn.ModuleList(ByteBlock(config, causal=True) for _ in range(config.n_decoder_layer))
+        self.norm = nn.RMSNorm(D, eps=1e-5)
+        self.head = nn.Linear(D, 257, bias=False)
+
+    def sort(self, tokens, most):
+        """(M) ids -> the order that sorts them by length, their spelling (M, S) in it, and the groups
+        [(tokens, length)] that they form; the length counts END, up to `most`."""
+        spelling = self.spelling[tokens].int()                                   # (M, S)
+        lengths = ((spelling != self.END).sum(1) + 1).clamp(max=most)            # (M)
+        order = lengths.argsort(stable=True)
+        return order, spelling[order], [(n, L) for L, n in enumerate(lengths.bincount().tolist()) if n]
+
+    def encode(self, tokens):
+        """(M) ids -> (M, C)."""
+        order, spelling, groups = self.sort(tokens, most=self.spelling.size(1))
+        places = torch.arange(spelling.size(1), device=tokens.device).expand_as(spelling)
+        x = self.byte_in(pack(spelling, groups)) + self.place_in(pack(places, groups))           # (N, D)
+        for block in self.encoder:
+            x = block(x, groups)
+        means = torch.cat([part.mean(1) for part in unpack(x, groups)])          # (M, D)
+        return self.pool(means)[order.argsort()]                                 # (M, C)
+
+    def embed(self, idx):
+        distinct, which = idx.unique(return_inverse=True)
+        return F.embedding(which, self.encode(distinct).float())                 # (B, T) -> (B, T, C)
+
+    def decode(self, h, spelling, groups):
+        """(M, C) states and the (M, S) tokens to spell after them, sorted -> (N, 257) logits."""
+        previous = spelling.roll(1, dims=1)
+        previous[:, 0] = self.END   # of the token before
+        places = torch.arange(spelling.size(1), device=h.device).expand_as(spelling)
+        slices = self.slices(h).unflatten(-1, (spelling.size(1) - 1, -1))        # (M, S - 1, D)
+        x = pack(slices, groups) + self.byte_out(pack(previous, groups)) + self.place_out(pack(places, groups))
+        for block in self.decoder:
+            x = block(x, groups)
+        return self.head(self.norm(x))
+
+    def nll(self, h, targets):
+        """(B, T, C) states, (B, T) targets -> (B, T) nats."""
+        order, spelling, groups = self.sort(targets.flatten(), most=self.spelling.size(1) - 1)
+        logits = self.decode(h.flatten(0, 1)[order], spelling, groups)           # (N, 257)
+        nll = F.cross_entropy(logits.float(), pack(spelling, groups).long(), reduction='none')   # (N)
+        nll = torch.cat([part.sum(1) for part in unpack(nll, groups)])           # (M)
+        return nll[order.argsort()].view_as(targets)
+
+
+TOKENS = {'table': TokenTable, 'byte_pool': BytePool}
 
 
 def choose(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
@@ -230,7 +352,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.dropout = Dropout()
-        self.tokens = TokenTable(config)
+        self.tokens = TOKENS[config.embedding](config)
         self.blocks = nn.ModuleList(Block(config, self.dropout) for _ in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, eps=1e-5)
         cos, sin = rotary_angles(config.block_size, config.n_embd // config.n_head)
@@ -256,6 +378,12 @@ class GPT(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin, caches[i] if caches else None)
         return self.norm(x)
+
+    def spell(self, spelling):
+        """Tell the model each token's bytes: a list with an item for each id, b'' for <|endoftext|>."""
+        if self.config.embedding == 'byte_pool':
+            for i, token in enumerate(spelling):
+                self.tokens.spelling[i, :len(token)] = torch.tensor(list(token))
 
     def forward(self, idx, targets):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""

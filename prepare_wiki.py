@@ -232,6 +232,13 @@ def make_tokenizer(name, folder=None):
     return tiktoken.Encoding(name, pat_str=WORDS, mergeable_ranks=ranks, special_tokens={END: 50256})
 
 
+def spelling(encoding):
+    """Each token's bytes, by id; <|endoftext|>, and an id without a token, is b''."""
+    ranks = getattr(encoding, '_mergeable_ranks', {bytes([i]): i for i in range(255)})
+    tokens = {rank: token for token, rank in ranks.items()}
+    return [tokens.get(i, b'') for i in range(encoding.n_vocab)]
+
+
 def check_tokenizer(name):
     number = name.removeprefix('bpe').removeprefix('gpt2-')
     if name not in ('byte', 'gpt2') and not (number != name and number.isdigit()):

@@ -15,16 +15,16 @@ out_dir = 'out/quick'          # for ckpt.pt (last), best.pt, log.csv
 # model
 block_size = 256               # context, in tokens
 n_layer = 4                    # blocks of attention and feed-forward
-n_head = 4                     # attention heads
-n_kv_head = 4                  # key/value heads; fewer than n_head is grouped-query attention
-n_embd = 256                   # width
-d_ff = 768                     # width of the feed-forward
+n_head = 6                     # attention heads
+n_kv_head = 6                  # key/value heads; fewer than n_head is grouped-query attention
+n_embd = 192                   # width
+d_ff = 576                     # width of the feed-forward
 ffn = 'swiglu'                 # swiglu or gelu
 tie_embeddings = True          # one table for input and output
 # training
 init_from = 'scratch'          # scratch, or resume: go on from out_dir/ckpt.pt
 max_iters = 600                # steps of the optimizer
-batch_size = 16                # blocks in a forward pass
+batch_size = 8                # blocks in a forward pass
 grad_accum = 1                 # forward passes in a step, over all processes
 optimizer = 'muon'             # muon (hidden matrices; AdamW for the rest) or adamw
 learning_rate = 6e-3           # AdamW's
