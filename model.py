@@ -292,7 +292,7 @@ class BytePool(nn.Module):
 
     def embed(self, idx):
         distinct, which = idx.unique(return_inverse=True)
-        return F.embedding(which, self.encode(distinct).float())                 # (B, T) -> (B, T, C)
+        return F.embedding(which, self.encode(distinct))                         # (B, T) -> (B, T, C)
 
     def decode(self, h, spelling, groups):
         """(M, C) states and the (M, S) tokens to spell after them, sorted -> (N, 257) logits."""
@@ -374,7 +374,7 @@ class GPT(nn.Module):
         """(B, T) token ids -> (B, T, C) final states; with caches, idx continues what they hold."""
         past = caches[0].length if caches else 0
         cos, sin = (table[past:past + idx.size(1)] for table in (self.cos, self.sin))   # (T, K/2)
-        x = self.dropout(self.tokens.embed(idx))                                 # (B, T, C)
+        x = self.dropout(self.tokens.embed(idx).to(self.norm.weight.dtype))      # (B, T, C)
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin, caches[i] if caches else None)
         return self.norm(x)

@@ -123,8 +123,8 @@ def test_an_epoch_reads_each_block_once():
     names = {'np': np, 'seed': 5, 'block_size': 32}   # the class alone: train.py is a script
     exec(source[source.index('class Order:'):source.index('@torch.no_grad()')], names)
     order, epochs = names['Order'](1000), []
-    for _ in range(3):
-        n = len(order.starts)
+    for epoch in range(3):
+        n = len(names['Order'](1000, epoch).starts)
         epochs.append(order.next(n))
         assert (np.diff(sorted(epochs[-1])) == 32).all() and n >= (1000 - 32) // 32   # side by side, each once
         assert epochs[-1] != sorted(epochs[-1]) and max(epochs[-1]) + 33 <= 1000
