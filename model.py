@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 FORMAT = 1   # of checkpoints
+import os
+BYTE_STD=float(os.environ.get('BSTD','0.5'))
 
 
 @dataclass
@@ -54,6 +56,8 @@ class Config:
         check(self.n_byte_embd % self.n_byte_head == 0,
               f'n_byte_embd={self.n_byte_embd} must be a multiple of n_byte_head={self.n_byte_head}')
         check(self.embedding in TOKENS, f"embedding='{self.embedding}' must be one of {', '.join(TOKENS)}")
+        check(self.embedding != 'byte_pool' or self.max_bytes <= 16,
+              f'max_bytes={self.max_bytes}: byte pooling is for tokens of at most 16 bytes, as those of gpt2-16 or bpe<N>')
         check(self.ffn in FFN, f"ffn='{self.ffn}' must be one of {', '.join(FFN)}")
 
 
@@ -73,7 +77,7 @@ class Dropout(nn.Module):
         if not (self.training and self.active):
             return x
         # 16 random bits a unit: on a CPU, drawing random numbers is the whole cost of dropout
-        bits = torch.empty(x.numel() // 4 + 1, dtype=torch.int64, device=x.device).random_(-2**63, None)
+        bits = torch.randint(-2**63, 2**63 - 1, (x.numel() // 4 + 1,), device=x.device)
         keep = bits.view(torch.int16)[:x.numel()].view_as(x) >= self.p * 2**16 - 2**15
         return x * (keep / (1 - self.p)).type_as(x)
 
@@ -192,11 +196,14 @@ class TokenTable(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
+    def init_weights(self):
+        pass
+
     def embed(self, idx):
         return self.embedding(idx)                                               # (B, T) -> (B, T, C)
 
     def nll(self, h, targets):
-        """(B, T, C) states, (B, T) targets -> (B, T) nats. The (B*T, V) logits would be the largest
+        """(B, T, C) states, (B, T) targets -> (B, T, 1) nats. The (B*T, V) logits would be the largest
         tensor of the step by far, so they exist a few rows at a time, and again in the backward pass."""
         dtype = compute_dtype(h)
         weight = self.head.weight.to(dtype)   # once, not once for each chunk
@@ -206,7 +213,10 @@ class TokenTable(nn.Module):
             return F.cross_entropy(F.linear(h, weight).float(), targets, reduction='none')
         chunks = zip(h.flatten(0, 1).to(dtype).split(rows), targets.flatten().split(rows))
         nll = [checkpoint(chunk_nll, *chunk, use_reentrant=False) for chunk in chunks]
-        return torch.cat(nll).view_as(targets)
+        return torch.cat(nll).view(*targets.shape, 1)
+
+    def freeze(self):
+        """Nothing to prepare for generation."""
 
     def sample(self, h, **how):
         """(B, C) states -> (B) token ids."""
@@ -272,6 +282,17 @@ class BytePool(nn.Module):
         self.norm = nn.RMSNorm(D, eps=1e-5)
         self.head = nn.Linear(D, 257, bias=False)
 
+    def init_weights(self):
+        """Bytes, places and slices of h of like size, so that the decoder hears all three from the start."""
+        for module in (self.byte_in, self.place_in, self.byte_out, self.place_out):
+            nn.init.normal_(module.weight, std=BYTE_STD)
+        nn.init.normal_(self.slices.weight, std=self.slices.in_features**-0.5)
+        for block in (*self.encoder, *self.decoder):
+            for proj in (block.qkv, block.up):
+                nn.init.normal_(proj.weight, std=proj.in_features**-0.5 * 0.5)
+            for proj in (block.out, block.down):
+                nn.init.normal_(proj.weight, std=proj.in_features**-0.5 * 0.5 / math.sqrt(2 * len(self.decoder)))
+
     def sort(self, tokens, most):
         """(M) ids -> the order that sorts them by length, their spelling (M, S) in it, and the groups
         [(tokens, length)] that they form; the length counts END, up to `most`."""
@@ -305,13 +326,43 @@ class BytePool(nn.Module):
             x = block(x, groups)
         return self.head(self.norm(x))
 
+    @torch.no_grad()
+    def freeze(self):
+        """For generation: encode the whole vocabulary once. The encoder then costs nothing."""
+        self.table = torch.cat([self.encode(ids) for ids in torch.arange(
+            len(self.spelling), device=self.spelling.device).split(2**13)])      # (V, C)
+        self.ids = {tuple(spelling): i for i, spelling in enumerate(self.spelling.tolist())}
+
+    def train(self, mode=True):
+        self.table = None   # of weights that are about to change
+        return super().train(mode)
+
+    @torch.no_grad()
+    def sample(self, h, **how):
+        """(B, C) states -> (B) token ids, spelled byte by byte. A spelling that the vocabulary doesn't have
+        gets the next free id, and a row in the tables."""
+        spelling = torch.full((len(h), self.spelling.size(1)), self.END, device=h.device)          # (B, S)
+        open_ = torch.ones(len(h), dtype=torch.bool, device=h.device)
+        for L in range(1, spelling.size(1)):
+            logits = self.decode(h, spelling, [(len(h), L)]).unflatten(0, (len(h), L))[:, -1]      # (B, 257)
+            symbol = choose(logits, **how).where(open_, self.END)
+            spelling[:, L - 1], open_ = symbol, open_ & (symbol != self.END)
+            if not open_.any():
+                break
+        spelled = [tuple(symbols) for symbols in spelling.tolist()]
+        for new in {*spelled} - self.ids.keys():
+            self.ids[new] = len(self.spelling)
+            self.spelling = torch.cat((self.spelling, torch.tensor([new]).to(self.spelling)))
+            self.table = torch.cat((self.table, self.encode(torch.tensor([self.ids[new]], device=h.device))))
+        return torch.tensor([self.ids[symbols] for symbols in spelled], device=h.device)
+
     def nll(self, h, targets):
-        """(B, T, C) states, (B, T) targets -> (B, T) nats."""
+        """(B, T, C) states, (B, T) targets -> (B, T, S - 1) nats of each byte and END, then zeros."""
         order, spelling, groups = self.sort(targets.flatten(), most=self.spelling.size(1) - 1)
         logits = self.decode(h.flatten(0, 1)[order], spelling, groups)           # (N, 257)
         nll = F.cross_entropy(logits.float(), pack(spelling, groups).long(), reduction='none')   # (N)
-        nll = torch.cat([part.sum(1) for part in unpack(nll, groups)])           # (M)
-        return nll[order.argsort()].view_as(targets)
+        nll = torch.cat([F.pad(part, (0, spelling.size(1) - 1 - part.size(1))) for part in unpack(nll, groups)])
+        return nll[order.argsort()].view(*targets.shape, -1)                     # (M, S - 1) -> (B, T, S - 1)
 
 
 TOKENS = {'table': TokenTable, 'byte_pool': BytePool}
@@ -369,6 +420,7 @@ class GPT(nn.Module):
         for block in self.blocks:
             for proj in (block.attn.out, block.ffn.down):
                 nn.init.normal_(proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+        self.tokens.init_weights()
 
     def hidden(self, idx, caches=None):
         """(B, T) token ids -> (B, T, C) final states; with caches, idx continues what they hold."""
@@ -379,14 +431,29 @@ class GPT(nn.Module):
             x = block(x, cos, sin, caches[i] if caches else None)
         return self.norm(x)
 
+    def tables(self):
+        """The parameters that are looked up or score symbols: AdamW's, where Muon takes the other matrices."""
+        heads = [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
+        return heads + [self.tokens.head.weight] * (not any(self.tokens.head.weight is p for p in heads))
+
     def spell(self, spelling):
         """Tell the model each token's bytes: a list with an item for each id, b'' for <|endoftext|>."""
         if self.config.embedding == 'byte_pool':
-            for i, token in enumerate(spelling):
-                self.tokens.spelling[i, :len(token)] = torch.tensor(list(token))
+            S, END = self.config.max_bytes + 1, BytePool.END
+            rows = [[*token, *[END] * (S - len(token))] for token in spelling]
+            self.tokens.spelling.copy_(torch.tensor(rows))                       # (V, S)
+
+    def spelled(self, token):
+        """The bytes of a token, if this model spells; else None."""
+        if self.config.embedding == 'byte_pool':
+            return bytes(b for b in self.tokens.spelling[token].tolist() if b != BytePool.END)
 
     def forward(self, idx, targets):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""
+        return self.nll_of_symbols(idx, targets).sum(-1)
+
+    def nll_of_symbols(self, idx, targets):
+        """The same by symbol, (B, T, 1) for a table, (B, T, S - 1) for the bytes and END of byte pooling."""
         return self.tokens.nll(self.hidden(idx), targets)
 
     @torch.no_grad()
@@ -403,8 +470,10 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def generate(self, idx, max_new_tokens, **how):
-        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see choose()."""
+        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see choose().
+        A byte-pooling model may spell tokens that the vocabulary doesn't have; spelled() tells their bytes."""
         window = caches = None
+        self.tokens.freeze()
         for _ in range(max_new_tokens):
             h, window, caches = self.read(idx, window, caches)
             idx = self.tokens.sample(h, **how)[:, None]                          # (B, 1)

@@ -12,6 +12,7 @@ max_new_tokens = 200      # for each; a sample ends earlier where the model ends
 temperature = 0.8         # 0 always takes the likeliest token, above 1 is wilder than the model
 top_k = 200               # draw among this many likeliest tokens; 0 for all
 top_p = 1.0               # draw among the fewest tokens that together are this probable
+show_tokens = False       # instead, show the prompt cut into tokens, and the bits that each of its bytes costs
 seed = 0                  # the same seed, the same text; 0 draws a new one
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'            # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
@@ -20,6 +21,7 @@ from configurator import configure
 configure(globals(), at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
 
 import codecs
+import math
 import pathlib
 import sys
 import time
@@ -57,8 +59,28 @@ model.to(device)
 generator = torch.Generator(device)
 generator.manual_seed(seed) if seed else generator.seed()
 
+
+def show(ids, nats):
+    """A line for each token: its bits, as a bar too, and those of each of its symbols."""
+    for token, symbols in zip(ids, (nats / math.log(2)).tolist()):
+        raw, total = encoding.decode_bytes([token]), sum(symbols)
+        parts = [f'{bytes([b]).decode("ascii", "backslashreplace")!r} {bits:.1f}' for b, bits in zip(raw, symbols)]
+        parts += [f'END {bits:.1f}' for bits in symbols[len(raw):len(raw) + 1]]
+        print(f'{total:6.1f} {"#" * round(total):24} {raw.decode(errors="replace")!r:18}', *parts * (len(symbols) > 1))
+    size = sum(len(encoding.decode_bytes([token])) for token in ids)
+    print(f'{nats.sum().item() / math.log(2) / max(size, 1):6.2f} bits per byte, {len(ids)} tokens, {size} bytes')
+
+
 text = read_prompt(prompt)
 ids = [encoding.eot_token, *encoding.encode_ordinary(text)]   # every training document began like this
+if show_tokens:
+    if not ids[1:] or len(ids) > model.config.block_size:
+        sys.exit(f'show_tokens: the prompt has {len(ids) - 1} tokens; give it 1 to {model.config.block_size - 1}')
+    idx = torch.tensor([ids], device=device)
+    with torch.no_grad(), autocast:
+        nats = model.nll_of_symbols(idx[:, :-1], idx[:, 1:])[0].float()          # (T, symbols)
+    show(ids[1:], nats)
+    sys.exit()
 idx = torch.tensor([ids] * num_samples, device=device)        # (num_samples, T)
 decoders = [codecs.getincrementaldecoder('utf-8')('replace') for _ in range(num_samples)]
 samples, ended, start, n = [text] * num_samples, [False] * num_samples, time.time(), 0
@@ -72,7 +94,7 @@ with autocast:
         for i, token in enumerate(tokens.tolist()):
             ended[i] = ended[i] or token == encoding.eot_token
             if not ended[i]:   # a character cut between two tokens waits in the decoder until it is whole
-                new = decoders[i].decode(encoding.decode_bytes([token]))
+                new = decoders[i].decode(model.spelled(token) or encoding.decode_bytes([token]))
                 samples[i] += new
                 if i == 0:
                     print(new, end='', flush=True)

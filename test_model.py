@@ -5,20 +5,33 @@ Hugging Face's Llama, a brute-force loop. Reading them is a second way to read m
     python -m pytest test_model.py
 """
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model import GPT, Attention, Config, Dropout, causal_attention, choose, rotary_angles, rotate
+from model import GPT, TOKENS, Config, Dropout, causal_attention, choose, rotary_angles, rotate
 
 TINY = dict(vocab_size=97, block_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=48)
 
 
+BYTES = dict(embedding='byte_pool', n_byte_embd=16, n_byte_head=2, max_bytes=4)
+LETTERS = [''.join(s).encode() for n in range(5) for s in product('ab', repeat=n)]   # '', 'a', 'b', 'aa', ...
+# the 97 tokens of the tiny byte model: among them the empty one (end of text), emoji halves, invalid UTF-8
+SPELLING = LETTERS + [b'\xf0\x9f', b'\x90\x88', '猫'.encode(), '🐈'.encode(), b'\xff\xfe', b'\x00'] + [
+    bytes([i]) for i in range(60)]
+
+
 def tiny(**changes):
     torch.manual_seed(0)
-    return GPT(Config(**{**TINY, **changes})).eval()
+    model = GPT(Config(**{**TINY, **changes})).eval()
+    if model.config.embedding == 'byte_pool':
+        model.spell(SPELLING)
+        for p in model.tokens.parameters():   # far from the mild initial ones
+            torch.nn.init.normal_(p, mean=float(p.dim() == 1), std=0.3)
+    return model
 
 
 def tokens(*shape, vocab_size=97, seed=1):
@@ -53,7 +66,7 @@ def test_the_chunked_loss_and_its_gradient_equal_the_plain_ones():
     h = torch.randn(2, 400, 32, requires_grad=True)                              # 800 rows: three chunks
     targets, scale = tokens(2, 400, vocab_size=50000), torch.rand(2, 400)
     weight = model.tokens.head.weight
-    ours = model.tokens.nll(h, targets)
+    ours = model.tokens.nll(h, targets)[..., 0]
     ours_grad = torch.autograd.grad((ours * scale).sum(), (h, weight))
     plain = torch.logsumexp(h.double() @ weight.double().T, -1) - (h.double() * weight.double()[targets]).sum(-1)
     plain_grad = torch.autograd.grad((plain * scale).sum(), (h, weight))
@@ -105,7 +118,7 @@ def test_the_network_equals_hugging_faces_llama_with_the_same_weights(tied):
 
 # ---- what a language model has to be
 
-@pytest.mark.parametrize('change', [{}, dict(ffn='gelu', tie_embeddings=False, n_kv_head=4), dict(block_size=256)])
+@pytest.mark.parametrize('change', [{}, dict(ffn='gelu', tie_embeddings=False, n_kv_head=4), dict(block_size=256), BYTES])
 def test_a_changed_future_never_changes_the_past(change):
     model = tiny(**change)
     T = model.config.block_size
@@ -141,6 +154,115 @@ def test_it_can_learn_to_repeat():
         optimizer.step()
         optimizer.zero_grad()
     assert loss.item() < 0.5 * math.log(30)
+
+
+# ---- byte pooling
+
+def naive_spelling(model, h, token):
+    """(symbols, 257) -log p of every symbol at each place of a token, given the state h (C), by formulas in
+    float64: no packing, no batch."""
+    pool, D, symbols = model.tokens, 16, [*token, 256][:4]
+    weights = {name: p.double() for name, p in pool.named_parameters()}
+
+    def norm(x, name):
+        return x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weights[name]
+
+    x = (weights['slices.weight'] @ h.double()).view(4, D)[:len(symbols)]
+    x = x + weights['byte_out.weight'][[256, *symbols[:-1]]] + weights['place_out.weight'][:len(symbols)]
+    for i in range(2):
+        w = {name.removeprefix(f'decoder.{i}.'): p for name, p in weights.items()}
+        q, k, v = (norm(x, f'decoder.{i}.attn_norm.weight') @ w['qkv.weight'].T).view(-1, 3, 2, 8).unbind(1)
+        mixed = torch.zeros_like(q)
+        for t, head in product(range(len(symbols)), range(2)):
+            scores = (k[:t + 1, head] @ q[t, head] / math.sqrt(8)).exp()
+            mixed[t, head] = scores @ v[:t + 1, head] / scores.sum()
+        x = x + mixed.flatten(1) @ w['out.weight'].T
+        x = x + F.gelu(norm(x, f'decoder.{i}.ffn_norm.weight') @ w['up.weight'].T) @ w['down.weight'].T
+    logits = norm(x, 'norm.weight') @ weights['head.weight'].T
+    return logits.logsumexp(-1, keepdim=True) - logits
+
+
+def test_spelling_costs_what_the_naive_formula_says_whatever_else_is_in_the_batch():
+    model = tiny(**BYTES)
+    idx, targets = tokens(2, 64), torch.cat((torch.arange(97), tokens(31))).view(2, 64)   # every token
+    with torch.no_grad():
+        nats, h = model.nll_of_symbols(idx, targets), model.hidden(idx)
+        for b, t in np.ndindex(2, 64):
+            symbols = [*SPELLING[targets[b, t]], 256][:4]
+            expected = naive_spelling(model, h[b, t], SPELLING[targets[b, t]])[range(len(symbols)), symbols]
+            torch.testing.assert_close(nats[b, t, :len(expected)].double(), expected, atol=2e-5, rtol=1e-5)
+            assert (nats[b, t, len(expected):] == 0).all()
+        torch.testing.assert_close(model(idx, targets), nats.sum(-1))
+        alone = [model(idx[:1, :t + 1], targets[:1, :t + 1])[0, -1] for t in range(64)]
+        torch.testing.assert_close(model(idx, targets)[0], torch.stack(alone), atol=2e-5, rtol=1e-5)
+
+
+def test_the_probabilities_of_all_byte_strings_sum_to_one():
+    """Every string of at most two bytes, 1 + 256 + 65,536 of them."""
+    strings = [b''] + [bytes([a]) for a in range(256)] + [bytes(s) for s in product(range(256), repeat=2)]
+    model = GPT(Config(**{**TINY, **BYTES, 'vocab_size': len(strings), 'max_bytes': 2})).double()
+    for p in model.tokens.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    model.spell(strings)
+    h = torch.randn(1, 1, 32, dtype=torch.float64).expand(1, len(strings), 32)
+    with torch.no_grad():
+        nats = model.tokens.nll(h, torch.arange(len(strings))[None]).sum(-1).double()
+    assert abs((-nats).exp().sum().item() - 1) < 1e-6
+
+
+def test_over_two_letters_all_strings_and_the_remainder_sum_to_one():
+    model, h = tiny(**BYTES), torch.randn(1, 1, 32)
+    rows = torch.tensor([[*s, *[256] * (5 - len(s))] for s in LETTERS])
+    total = 0.0
+    with torch.no_grad():
+        for s, row in zip(LETTERS, rows):
+            nats = model.tokens.nll(h, torch.tensor([[LETTERS.index(s)]]))[0, 0].double()
+            total += math.exp(-nats.sum())
+            if len(s) < 4:   # the remainder: these letters, then one that is neither a, b nor END
+                p = model.tokens.decode(h[0], row[None].int(), [(1, len(s) + 1)])[-1].double().softmax(-1)
+                total += math.exp(-nats[:len(s)].sum()) * (1 - p[[97, 98, 256]].sum().item())
+    assert abs(total - 1) < 1e-6
+
+
+def test_a_later_byte_never_changes_what_an_earlier_one_costs():
+    model, idx = tiny(**BYTES), tokens(1, 9)
+    a, b = (model.nll_of_symbols(idx, torch.full((1, 9), SPELLING.index(s))) for s in (b'abaa', b'abb'))
+    torch.testing.assert_close(a[..., :2], b[..., :2], atol=1e-6, rtol=0)
+    assert not torch.allclose(a[..., 2], b[..., 2])
+
+
+def test_a_tokens_vector_depends_on_its_spelling_alone_and_freezing_changes_nothing():
+    model, every = tiny(**BYTES), torch.arange(97)[None]
+    together = model.tokens.embed(every)[0]
+    alone = torch.cat([model.tokens.embed(every[:, i:i + 1])[0] for i in range(97)])
+    model.tokens.freeze()
+    for other in (alone, model.tokens.embed(every)[0]):
+        torch.testing.assert_close(together, other, atol=1e-5, rtol=0)
+    same = tiny(**BYTES)
+    same.spell(SPELLING[1:] + SPELLING[:1])   # other ids, the same spelling
+    torch.testing.assert_close(same.tokens.embed((every - 1) % 97)[0], together, atol=1e-5, rtol=0)
+
+
+def test_greedy_spelling_takes_the_likeliest_symbol_each_time_and_may_invent_tokens():
+    model, text = tiny(**BYTES), tokens(3, 7)
+    h, invented = model.hidden(text)[:, -1], 0
+    model.tokens.freeze()
+    for i, token in enumerate(model.tokens.sample(h, temperature=0).tolist()):
+        spelled, ended = b'', False
+        while len(spelled) < 4 and not ended:
+            best = naive_spelling(model, h[i], spelled)[-1].argmin().item()
+            ended, spelled = best == 256, spelled + bytes([best] * (best < 256))
+        assert model.spelled(token) == spelled
+        invented += token >= 97
+        assert token >= 97 or SPELLING[token] == spelled
+    assert invented and model.tokens.table.shape == (97 + invented, 32)
+    assert len(list(model.generate(text, 20, generator=torch.Generator().manual_seed(0)))) == 20
+
+
+def test_the_byte_modules_are_a_tenth_of_the_table_that_they_replace():
+    shape = dict(vocab_size=50257, n_layer=10, n_head=16, n_kv_head=16, n_embd=512)   # the paper's 50M shape
+    size = {kind: GPT(Config(**shape, embedding=kind)).count_parameters()['token tables'] for kind in TOKENS}
+    assert size['byte_pool'] <= 0.1 * size['table'] == 0.1 * 50257 * 512
 
 
 # ---- initialisation and parameters
@@ -202,16 +324,18 @@ def test_a_dropout_schedule_is_one_compiled_graph():
 
 # ---- generation
 
-def test_cached_states_equal_uncached_ones_past_the_context_too():
+@pytest.mark.parametrize('change', [{}, BYTES])
+def test_cached_states_equal_uncached_ones_past_the_context_too(change):
     """The window, as read() states it: when it outgrows block_size, its newer half is read afresh."""
-    model, text = tiny(block_size=16), tokens(2, 50)
+    model, text = tiny(block_size=16, **change), tokens(2, 50)
     window = caches = None
     start, pieces = 0, [text[:, :5], *text[:, 5:].split(1, dim=1)]               # a prompt, then one by one
     for n in [5 + i for i in range(46)]:
         h, window, caches = model.read(pieces[n - 5], window, caches)
         if n - start > 16:
             start = n - 8
-        torch.testing.assert_close(h, model.hidden(text[:, start:n])[:, -1], atol=1e-5, rtol=0)
+        expected = model.hidden(text[:, start:n])[:, -1]
+        torch.testing.assert_close(h, expected, atol=1e-5, rtol=0)
 
 
 def test_greedy_generation_takes_the_likeliest_token_even_after_a_prompt_longer_than_the_context():

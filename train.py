@@ -21,6 +21,11 @@ n_embd = 192                   # width
 d_ff = 576                     # width of the feed-forward
 ffn = 'swiglu'                 # swiglu or gelu
 tie_embeddings = True          # one table for input and output
+embedding = 'table'            # table, or byte_pool: no tables, tokens are spelled in and out
+n_byte_embd = 128              # width of byte_pool's encoder and decoder
+n_byte_head = 4                # their attention heads
+n_encoder_layer = 2            # blocks that read a token's bytes
+n_decoder_layer = 2            # blocks that spell the next token
 # training
 init_from = 'scratch'          # scratch, or resume: go on from out_dir/ckpt.pt
 max_iters = 600                # steps of the optimizer
@@ -180,16 +185,18 @@ def evaluate(split, most_tokens=math.inf):
 
 torch.manual_seed(seed)
 try:
-    config = Config(vocab_size=meta['tokenizer']['vocab_size'],
+    config = Config(vocab_size=meta['tokenizer']['vocab_size'], max_bytes=meta['tokenizer']['max_token_bytes'],
                     **{field.name: settings[field.name] for field in fields(Config) if field.name in settings})
 except ValueError as error:
     sys.exit(str(error))
 model = raw_model = GPT(config).to(device)
+encoding = prepare_wiki.make_tokenizer(tokenizer, folder)
+raw_model.spell(prepare_wiki.spelling(encoding))
 raw_model.dropout.set(max(p for _, p in points))
 torch.manual_seed(seed + rank)   # each process drops units of its own
 
-matrices = [p for p in raw_model.blocks.parameters() if p.dim() == 2]
-tables = [p for p in raw_model.tokens.parameters() if p.dim() == 2]
+tables = raw_model.tables()
+matrices = [p for p in raw_model.parameters() if p.dim() == 2 and not any(p is table for table in tables)]
 vectors = [p for p in raw_model.parameters() if p.dim() == 1]
 adamw = [dict(params=tables, weight_decay=weight_decay), dict(params=vectors, weight_decay=0.0)]
 optimizers = []
@@ -365,13 +372,13 @@ if stopped:
 if it == first and master:
     sys.exit(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
 if master:
-    encoding = prepare_wiki.make_tokenizer(tokenizer, folder)
     text = encoding.decode_bytes([i for i in open_split('val').tolist() if i != encoding.eot_token])
     raw_model.eval()
     prompt = torch.tensor([[encoding.eot_token]], device=device)
     with autocast:
         sample = [i.item() for i in raw_model.generate(prompt, min(120, block_size), temperature=0.8, top_k=50)]
-    print(f'\n--- a sample\n{encoding.decode_bytes(sample).decode(errors="replace")}\n---')
+    sample = b''.join(raw_model.spelled(i) or encoding.decode_bytes([i]) for i in sample)
+    print(f'\n--- a sample\n{sample.decode(errors="replace")}\n---')
     print(f'held out: {values["val_bpb"]:.3f} bits per byte; gzip -9 needs '
           f'{8 * len(gzip.compress(text, 9)) / len(text):.3f} for the same text')
     print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')
