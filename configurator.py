@@ -1,14 +1,20 @@
 """
+What the scripts share: settings, and after them the checkpoint and the device.
+
 Settings for a script that keeps them as plain `name = value  # comment` lines at its top, before it calls
     settings, given = configure(globals())
 Then `python train.py config/tiny.py --max_iters=100` runs the config file (it is Python), applies the
 flags, left to right, and returns all settings and the names of the given ones. `--help` lists them.
 """
 import ast
+import ctypes
 import difflib
 import pathlib
+import pickle
 import sys
 import typing
+
+FORMAT = 1   # of checkpoints
 
 
 def configure(namespace, at_least={}, one_of={}, argv=None):
@@ -94,3 +100,42 @@ def convert(value, kinds, where):
     if type(value) not in kinds:
         sys.exit(f'{where}={text!r} is not of type {" or ".join(kind.__name__ for kind in kinds)}')
     return value
+
+
+def load_checkpoint(path):
+    """The dict that train.py saved at path, on the CPU: model = GPT(Config(**its['config'])), then its weights."""
+    import torch
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        if checkpoint['format'] != FORMAT:
+            raise SystemExit(f"{path}: in format {checkpoint['format']}, this code reads {FORMAT}; train again")
+    except FileNotFoundError:
+        raise SystemExit(f'{path}: no such file; train first: python train.py --out_dir={path.parent}')
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise SystemExit(f'{path}: not a whole checkpoint of train.py ({type(error).__name__})')
+    return checkpoint
+
+
+def pick_device(name='auto', dtype='auto', local_rank=0):
+    """(device, context to compute in, one line about both) for a name out of auto, cuda, mps, cpu and a
+    dtype out of auto, bfloat16, float32. auto takes bfloat16 only where the hardware computes in it: older
+    GPUs emulate it, slowly, and float16 overflows."""
+    import torch
+    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    name = next(kind for kind in there if there[kind]) if name == 'auto' else name
+    if not there.get(name.split(':')[0]):
+        raise SystemExit(f'device={name}: not on this machine, which has {[kind for kind in there if there[kind]]}')
+    if dtype not in ('auto', 'bfloat16', 'float32'):
+        raise SystemExit(f'dtype={dtype} is none of auto, bfloat16, float32')
+    device = torch.device('cuda', local_rank) if name == 'cuda' else torch.device(name)
+    native = (torch.cuda.get_device_capability(device) >= (8, 0) if device.type == 'cuda' else
+              any(on for flag, on in torch.cpu.get_capabilities().items() if 'bf16' in flag and device.type == 'cpu'))
+    bfloat16 = dtype == 'bfloat16' or dtype == 'auto' and native
+    threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
+    if device.type == 'cpu' and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
+        # glibc gives every large tensor back to the system when it is freed, and pays for its pages
+        # anew at the next one, a quarter of a training step; keep them (mallopt(3))
+        libc.mallopt(-4, 0)    # M_MMAP_MAX
+        libc.mallopt(-1, -1)   # M_TRIM_THRESHOLD
+    return (device, torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
+            f'device {device}{threads}, {"bfloat16" if bfloat16 else "float32"}, torch {torch.__version__}')

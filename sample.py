@@ -17,7 +17,7 @@ seed = 0                  # the same seed, the same text; 0 draws a new one
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'            # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 
-from configurator import configure
+from configurator import configure, load_checkpoint, pick_device
 configure(globals(), at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
 
 import codecs
@@ -29,7 +29,7 @@ import time
 import torch
 
 import prepare_wiki
-from model import GPT, Config, load_checkpoint, pick_device
+from model import GPT, Config
 
 if not 0 < top_p <= 1:
     sys.exit(f'top_p={top_p} must be above 0 and at most 1')

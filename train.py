@@ -52,7 +52,7 @@ device = 'auto'                # cuda, mps or cpu; auto takes the first of them 
 dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 compile = False                # torch.compile, on CUDA only
 
-from configurator import configure
+from configurator import FORMAT, configure, load_checkpoint, pick_device
 settings, given = configure(
     globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test'), at_least={
         0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters final_lr seed',
@@ -74,7 +74,7 @@ import torch
 import torch.distributed as dist
 
 import prepare_wiki
-from model import FORMAT, GPT, Config, load_checkpoint, pick_device
+from model import GPT, Config
 
 # -----------------------------------------------------------------------------------------------
 # a resumed run has its checkpoint's settings, but for those given now
@@ -273,12 +273,11 @@ if master:
         out.mkdir(parents=True, exist_ok=True)
         for file in folder.glob('*.tiktoken'):   # so that sample.py needs nothing but out_dir
             shutil.copy(file, out)
-        rows = [COLUMNS]
-        if it and log_file.exists():   # what came after the checkpoint will come again
-            rows += [row for row in csv.reader(log_file.open()) if row[0].isdigit() and int(row[0]) <= it]
         for name in ('ckpt.pt', 'best.pt', 'log.csv'):   # a new run in an old run's place loses nothing
             if it == 0 and (out / name).exists():
                 os.replace(out / name, out / f'{name}.old')
+        rows = csv.reader(log_file.open()) if log_file.exists() else [COLUMNS]
+        rows = [row for row in rows if not row[0].isdigit() or int(row[0]) <= it]   # the rest will come again
         with log_file.open('w', newline='') as file:
             csv.writer(file).writerows(rows)
     except OSError as error:

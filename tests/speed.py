@@ -47,7 +47,8 @@ def work():
         context, loss_of = contextlib.nullcontext(), lambda: model(x, y)[1]
         generate = lambda n: model.generate(text[:1, :400], n, top_k=200)
     else:
-        from model import GPT, Config, pick_device
+        from configurator import pick_device
+        from model import GPT, Config
         _, context, _ = pick_device('cpu')
         model = GPT(Config(block_size=512, vocab_size=50304, n_layer=10, n_head=16, n_kv_head=16, n_embd=512,
                            ffn=ffn, d_ff=d_ff))
