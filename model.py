@@ -32,8 +32,8 @@ class Config:
     embedding: str = 'table'      # or 'byte_pool': no tables, tokens are spelled in and out
     n_byte_embd: int = 128        # D, the width of the byte encoder and decoder
     n_byte_head: int = 4          # their attention heads
-    n_encoder_layer: int = 2
-    n_decoder_layer: int = 2
+    n_encoder_layer: int = 1      # blocks that read a token's bytes
+    n_decoder_layer: int = 3      # blocks that spell the next token
     max_bytes: int = 16           # S, of the longest token that can be spelled
 
     def __post_init__(self):
@@ -282,6 +282,7 @@ class BytePool(nn.Module):
         for module in (self.byte_in, self.place_in, self.byte_out, self.place_out):
             nn.init.normal_(module.weight, std=1.0)
         nn.init.normal_(self.slices.weight, std=0.3 * self.slices.in_features**-0.5)
+        nn.init.normal_(self.head.weight, std=0.1)
         for block in (*self.encoder, *self.decoder):
             for proj in (block.qkv, block.up, block.out, block.down):
                 nn.init.normal_(proj.weight, std=0.5 * proj.in_features**-0.5)

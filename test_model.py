@@ -17,7 +17,7 @@ from model import GPT, TOKENS, Config, Dropout, causal_attention, choose, rotary
 TINY = dict(vocab_size=97, block_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=48)
 
 
-BYTES = dict(embedding='byte_pool', n_byte_embd=16, n_byte_head=2, max_bytes=4)
+BYTES = dict(embedding='byte_pool', n_byte_embd=16, n_byte_head=2, n_decoder_layer=2, max_bytes=4)
 LETTERS = [''.join(s).encode() for n in range(5) for s in product('ab', repeat=n)]   # '', 'a', 'b', 'aa', ...
 # the 97 tokens of the tiny byte model: among them the empty one (end of text), emoji halves, invalid UTF-8
 SPELLING = LETTERS + [b'\xf0\x9f', b'\x90\x88', '猫'.encode(), '🐈'.encode(), b'\xff\xfe', b'\x00'] + [

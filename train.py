@@ -24,8 +24,8 @@ tie_embeddings = True          # one table for input and output
 embedding = 'table'            # table, or byte_pool: no tables, tokens are spelled in and out
 n_byte_embd = 128              # width of byte_pool's encoder and decoder
 n_byte_head = 4                # their attention heads
-n_encoder_layer = 2            # blocks that read a token's bytes
-n_decoder_layer = 2            # blocks that spell the next token
+n_encoder_layer = 1            # blocks that read a token's bytes
+n_decoder_layer = 3            # blocks that spell the next token
 # training
 init_from = 'scratch'          # scratch, or resume: go on from out_dir/ckpt.pt
 max_iters = 600                # steps of the optimizer

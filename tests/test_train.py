@@ -2,6 +2,7 @@
 import csv
 import json
 import math
+import re
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import prepare_wiki
 from helpers import ROOT, SMALL, fails_in_one_line, run, story
 from model import GPT, Config
 
+BYTES = ['--embedding=byte_pool', '--n_byte_embd=16', '--n_byte_head=2', '--n_encoder_layer=1']
 DATA = ['--dataset=mine', '--tokenizer=bpe300', '--out_dir=out/a']
 
 
@@ -74,7 +76,7 @@ def test_bits_per_byte_are_those_of_the_raw_text(trained):
     assert status == 0 and f'{expected:.4f} bits per byte' in out, (expected, out)
 
 
-@pytest.mark.parametrize('extra', [['--optimizer=muon'], ['--optimizer=adamw', '--dtype=float32', '--grad_accum=2']])
+@pytest.mark.parametrize('extra', [['--optimizer=muon', *BYTES], ['--optimizer=adamw', '--dtype=float32', '--grad_accum=2']])
 def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
     folder, _ = trained
     extra = [*extra, '--dropout=[(0, 0.3), (20, 0.1)]', '--eval_interval=10']
@@ -102,10 +104,10 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize('optimizer', ['muon', 'adamw'])
-def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trained, optimizer):
+@pytest.mark.parametrize('optimizer, extra', [('muon', []), ('adamw', BYTES)])
+def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trained, optimizer, extra):
     folder, _ = trained
-    assert train(folder, f'--optimizer={optimizer}', f'--out_dir=out/{optimizer}', '--max_iters=1')[0] == 0
+    assert train(folder, f'--optimizer={optimizer}', f'--out_dir=out/{optimizer}', '--max_iters=1', *extra)[0] == 0
     state = load(folder / f'out/{optimizer}/ckpt.pt')
     model = GPT(Config(**state['config']))
     found = []
@@ -237,6 +239,18 @@ def test_greedy_text_is_what_the_likeliest_tokens_spell_and_never_half_a_charact
     raw = encoding.decode_bytes(ids[1:])
     whole = raw.decode(errors='ignore') if raw[-1] < 0x80 else raw.decode(errors='replace').rstrip('�')
     assert status == 0 and out.rstrip('\n').replace('�', '') == whole.rstrip('\n').replace('�', '')
+
+
+@pytest.mark.parametrize('out_dir', ['out/a', 'out/parts'])   # the softmax model, and the byte model resumed above
+def test_tokens_are_shown_with_the_bits_of_each_and_the_bits_add_up(trained, out_dir):
+    status, out, err = run(trained[0], 'sample.py', f'--out_dir={out_dir}', '--show_tokens=True', '--prompt=The cat 🐈.')
+    assert status == 0, err
+    *lines, last = out.splitlines()
+    assert sum(float(line[:6]) for line in lines) / 13 == pytest.approx(float(last.split()[0]), abs=0.05)
+    if 'END' in out:
+        for line in lines:
+            assert sum(float(bits) for bits in re.findall(r" ([\d.]+)(?= |$)", line.split("'", 2)[2])) == pytest.approx(
+                float(line[:6]), abs=0.5)
 
 
 @pytest.mark.parametrize('args, words', [
