@@ -28,7 +28,7 @@ n_encoder_layer = 1            # blocks that read a token's bytes
 n_decoder_layer = 3            # blocks that spell the next token
 # training
 init_from = 'scratch'          # scratch, or resume: go on from out_dir/ckpt.pt
-max_iters = 600                # steps of the optimizer
+max_iters = 450                # steps of the optimizer
 batch_size = 8                # blocks in a forward pass
 grad_accum = 1                 # forward passes in a step, over all processes
 optimizer = 'muon'             # muon (hidden matrices; AdamW for the rest) or adamw
@@ -42,11 +42,11 @@ final_lr = 0.0                 # where the cosine ends, as a share of the peak
 dropout: float | list = 0.0    # p, or [(step, p), ...] with straight lines between
 seed = 1337                    # of the weights, the data order and dropout
 # watching
-eval_interval = 100            # steps from one held-out evaluation and checkpoint to the next
+eval_interval = 150            # steps from one held-out evaluation and checkpoint to the next
 eval_tokens = 2**20            # most tokens of an evaluation; the last one takes the whole split
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
-log_interval = 10              # steps from one line to the next
+log_interval = 25              # steps from one line to the next
 # machine
 device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
@@ -354,7 +354,7 @@ while it < max_iters and not stopped:
             sys.exit(f'step {it}: the loss is {values["train_loss"]}; lower the learning rate')
         left = (now - start - seconds) / (it - first) * (max_iters - it)
         say(f'step {it:6} | loss {values["train_loss"]:.4f} | {values["tokens_per_s"]:,.0f} tokens/s | '
-            f'{left // 60:.0f}:{left % 60:02.0f} left')
+            f'{int(left) // 60}:{int(left) % 60:02} left')
     if it % eval_interval == 0 or it == max_iters:
         values.update(held_out())
     if values:
@@ -373,11 +373,12 @@ if it == first and master:
 if master:
     text = encoding.decode_bytes([i for i in open_split('val').tolist() if i != encoding.eot_token])
     raw_model.eval()
-    prompt = torch.tensor([[encoding.eot_token]], device=device)
+    prompt = open_split('val')[:9].tolist()   # the end of text before it, and a held-out text's first 8 tokens
     with autocast:
-        sample = [i.item() for i in raw_model.generate(prompt, min(120, block_size), temperature=0.8, top_k=50)]
-    sample = b''.join(raw_model.spelled(i) or encoding.decode_bytes([i]) for i in sample)
-    print(f'\n--- a sample\n{sample.decode(errors="replace")}\n---')
+        more = raw_model.generate(torch.tensor([prompt], device=device), 100, temperature=0.8, top_k=50)
+        ids = prompt[1:] + [token.item() for token in more]
+    sample = b''.join(b'\n\n' if i == encoding.eot_token else raw_model.spelled(i) or encoding.decode_bytes([i]) for i in ids)
+    print(f"\n--- a held-out text's first words, continued\n{sample.decode(errors='replace')}\n---")
     print(f'held out: {values["val_bpb"]:.3f} bits per byte; gzip -9 needs '
           f'{8 * len(gzip.compress(text, 9)) / len(text):.3f} for the same text')
     print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')

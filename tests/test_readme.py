@@ -47,7 +47,7 @@ def test_the_quick_start_trains_a_model_that_beats_xz(clone):
     assert len(text) == meta['splits']['val']['bytes'] > 50000
     xz = 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
     assert float(found.group(1)) < 0.8 * xz, (found.group(1), xz)
-    assert '--- a sample' in out and 'out/quick/best.pt' in out
+    assert 'continued' in out and 'out/quick/best.pt' in out
     following = re.search(r'^next: (python .*)$', out, re.M).group(1)
     assert len(shell(clone, following + ' --max_new_tokens=20')) > 20   # what it says to do next works
 

@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
 
 def test_a_run_tells_what_it_does_and_ends_with_what_to_do_next(trained):
     folder, out = trained
-    for words in ('parameters: ', 'epochs', 'tokens/s', 'left', 'bits per byte', 'gzip -9', 'a sample',
+    for words in ('parameters: ', 'epochs', 'tokens/s', 'left', 'bits per byte', 'gzip -9', 'continued',
                   'out/a/best.pt', 'python sample.py --out_dir=out/a'):
         assert words in out, words
     rows = list(csv.DictReader((folder / 'out/a/log.csv').open()))
