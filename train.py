@@ -28,7 +28,7 @@ n_encoder_layer = 1            # blocks that read a token's bytes
 n_decoder_layer = 3            # blocks that spell the next token
 # training
 init_from = 'scratch'          # scratch, or resume: go on from out_dir/ckpt.pt
-max_iters = 450                # steps of the optimizer
+max_iters = 500                # steps of the optimizer
 batch_size = 8                # blocks in a forward pass
 grad_accum = 1                 # forward passes in a step, over all processes
 optimizer = 'muon'             # muon (hidden matrices; AdamW for the rest) or adamw
@@ -42,7 +42,7 @@ final_lr = 0.0                 # where the cosine ends, as a share of the peak
 dropout: float | list = 0.0    # p, or [(step, p), ...] with straight lines between
 seed = 1337                    # of the weights, the data order and dropout
 # watching
-eval_interval = 150            # steps from one held-out evaluation and checkpoint to the next
+eval_interval = 100            # steps from one held-out evaluation and checkpoint to the next
 eval_tokens = 2**20            # most tokens of an evaluation; the last one takes the whole split
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
