@@ -5,7 +5,6 @@ One call serves training, held-out evaluation and multiple choice alike:
     nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | everything up to idx)
 Generation reads token by token through a key/value cache: model.generate().
 
-
 Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V vocabulary.
 """
 import math
@@ -15,7 +14,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
-
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Config:
     n_byte_head: int = 4          # their attention heads
     n_encoder_layer: int = 1      # blocks that read a token's bytes
     n_decoder_layer: int = 3      # blocks that spell the next token
-    max_bytes: int = 16           # S, of the longest token that can be spelled
+    max_bytes: int = 16           # of the longest token that can be spelled
 
     def __post_init__(self):
         def check(ok, message):
@@ -275,6 +273,7 @@ class BytePool(nn.Module):
         self.decoder = nn.ModuleList(ByteBlock(config, causal=True) for _ in range(config.n_decoder_layer))
         self.norm = nn.RMSNorm(D, eps=1e-5)
         self.head = nn.Linear(D, 257, bias=False)
+        self.table = None   # every token encoded, while freeze() holds
 
     def init_weights(self):
         """Bytes, places and slices of h of like size, so that the decoder hears all three from the start: with
@@ -308,6 +307,8 @@ class BytePool(nn.Module):
         return self.pool(means)[order.argsort()]                                 # (M, C)
 
     def embed(self, idx):
+        if self.table is not None:
+            return F.embedding(idx, self.table)
         distinct, which = idx.unique(return_inverse=True)
         return F.embedding(which, self.encode(distinct))                         # (B, T) -> (B, T, C)
 
@@ -338,12 +339,12 @@ class BytePool(nn.Module):
         """(B, C) states -> (B) token ids, spelled byte by byte. A spelling that the vocabulary doesn't have
         gets the next free id, and a row in the tables."""
         spelling = torch.full((len(h), self.spelling.size(1)), self.END, device=h.device)          # (B, S)
-        open_ = torch.ones(len(h), dtype=torch.bool, device=h.device)
+        going = torch.ones(len(h), dtype=torch.bool, device=h.device)
         for L in range(1, spelling.size(1)):
             logits = self.decode(h, spelling, [(len(h), L)]).unflatten(0, (len(h), L))[:, -1]      # (B, 257)
-            symbol = choose(logits, **how).where(open_, self.END)
-            spelling[:, L - 1], open_ = symbol, open_ & (symbol != self.END)
-            if not open_.any():
+            symbol = choose(logits, **how).where(going, self.END)
+            spelling[:, L - 1], going = symbol, going & (symbol != self.END)
+            if not going.any():
                 break
         spelled = [tuple(symbols) for symbols in spelling.tolist()]
         for new in {*spelled} - self.ids.keys():
@@ -482,10 +483,14 @@ class GPT(nn.Module):
                 module.to(torch.bfloat16)
 
     def count_parameters(self):
-        """{part: parameters}; a tensor used twice counts once, under its first part."""
+        """{part: parameters}; a tensor used twice counts once."""
+        def part(path):
+            if path[0] == 'tokens' and self.config.embedding == 'byte_pool':
+                return 'byte encoder' if path[1] in ('byte_in', 'place_in', 'encoder', 'pool') else 'byte decoder'
+            names = {'tokens': 'token tables', 'attn': 'attention', 'ffn': 'feed-forward'}
+            return next((names[word] for word in path if word in names), 'norms')
         parts = {}
-        names = {'tokens': 'token tables', 'attn': 'attention', 'ffn': 'feed-forward'}
-        for name, p in self.named_parameters():   # named_parameters() yields a shared tensor once
-            part = next((names[word] for word in name.split('.') if word in names), 'norms')
-            parts[part] = parts.get(part, 0) + p.numel()
+        for name, p in self.named_parameters():   # which yields a shared tensor once
+            key = part(name.split('.'))
+            parts[key] = parts.get(key, 0) + p.numel()
         return parts

@@ -11,6 +11,8 @@ train.py runs here. Generation is token by token after a prompt of 400.
 nanogpt = '../nanoGPT'     # a clone of it
 rounds = 5                 # measurements of each, in turn; the median counts
 worker = ''                # (how the script calls itself)
+embedding = 'table'        # ours: table, or byte_pool (with --text, since its speed depends on the words)
+text = ''                  # a token file of gpt2-16, as data/mine-gpt2-16/train.bin; none: random tokens
 ffn = 'gelu'               # with d_ff 2048, nanoGPT's own shape: 57.2 million parameters each
 d_ff = 2048                # ours
 dropout = 0.1              # both
@@ -35,8 +37,12 @@ def work():
     import contextlib
     import torch
     torch.manual_seed(0)
-    text = torch.randint(50257, (4, 513))
-    x, y = text[:, :-1].contiguous(), text[:, 1:].contiguous()
+    tokens = torch.randint(50257, (4, 513))
+    if text:
+        import numpy as np
+        file = np.memmap(text, '<u2', 'r')
+        tokens = torch.from_numpy(np.stack([file[i * 50000:][:513] for i in range(4)]).astype(np.int64))
+    x, y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     if worker == 'nanogpt':
         sys.stdout, stdout = sys.stderr, sys.stdout
         from model import GPT, GPTConfig
@@ -45,17 +51,20 @@ def work():
         optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), 'cpu')
         sys.stdout = stdout
         context, loss_of = contextlib.nullcontext(), lambda: model(x, y)[1]
-        generate = lambda n: model.generate(text[:1, :400], n, top_k=200)
+        generate = lambda n: model.generate(tokens[:1, :400], n, top_k=200)
     else:
         from configurator import pick_device
         from model import GPT, Config
         _, context, _ = pick_device('cpu')
         model = GPT(Config(block_size=512, vocab_size=50304, n_layer=10, n_head=16, n_kv_head=16, n_embd=512,
-                           ffn=ffn, d_ff=d_ff))
+                           ffn=ffn, d_ff=d_ff, embedding=embedding))
+        if text:
+            import prepare_wiki
+            model.spell([*prepare_wiki.spelling(prepare_wiki.make_tokenizer('gpt2-16')), *[b''] * 47])
         model.dropout.set(dropout)
         optimizer = torch.optim.AdamW(model.parameters(), 6e-4, (0.9, 0.95), weight_decay=0.1, fused=True)
         loss_of = lambda: model(x, y).mean()
-        generate = lambda n: list(model.generate(text[:1, :400], n, top_k=200))
+        generate = lambda n: list(model.generate(tokens[:1, :400], n, top_k=200))
     for job in sys.stdin:
         start = time.perf_counter()
         if job.strip() == 'train':
