@@ -132,7 +132,7 @@ def pick_device(name='auto', dtype='auto', local_rank=0):
               any(on for flag, on in torch.cpu.get_capabilities().items() if 'bf16' in flag and device.type == 'cpu'))
     bfloat16 = dtype == 'bfloat16' or dtype == 'auto' and native
     threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
-    if device.type == 'cpu' and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
+    if device.type == 'cpu' and sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
         # glibc gives every large tensor back to the system when it is freed, and pays for its pages
         # anew at the next one, a quarter of a training step; keep them (mallopt(3))
         libc.mallopt(-4, 0)    # M_MMAP_MAX

@@ -301,6 +301,7 @@ class BytePool(nn.Module):
         order, spelling, groups = self.sort(tokens, most=self.spelling.size(1))
         places = torch.arange(spelling.size(1), device=tokens.device).expand_as(spelling)
         x = self.byte_in(pack(spelling, groups)) + self.place_in(pack(places, groups))           # (N, D)
+        x = x.to(self.norm.weight.dtype)
         for block in self.encoder:
             x = block(x, groups)
         means = torch.cat([part.mean(1) for part in unpack(x, groups)])          # (M, D)
@@ -319,6 +320,7 @@ class BytePool(nn.Module):
         places = torch.arange(spelling.size(1), device=h.device).expand_as(spelling)
         slices = self.slices(h).unflatten(-1, (spelling.size(1) - 1, -1))        # (M, S - 1, D)
         x = pack(slices, groups) + self.byte_out(pack(previous, groups)) + self.place_out(pack(places, groups))
+        x = x.to(self.norm.weight.dtype)                                         # (N, D)
         for block in self.decoder:
             x = block(x, groups)
         return self.head(self.norm(x))
