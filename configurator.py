@@ -9,6 +9,7 @@ flags, left to right, and returns all settings and the names of the given ones. 
 import ast
 import ctypes
 import difflib
+import os
 import pathlib
 import pickle
 import sys
@@ -19,6 +20,7 @@ FORMAT = 1   # of checkpoints
 
 def configure(namespace, at_least={}, one_of={}, argv=None):
     """at_least {number: 'names'} and one_of {name: 'values'} are checked. A mistake exits with one line."""
+    sys.excepthook = one_line
     script = pathlib.Path(namespace['__file__'])
     comments = read_comments(script)
     settings, given = {name: namespace[name] for name in comments}, []
@@ -53,6 +55,17 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
             sys.exit(f"{name}={settings[name]} must be one of: {', '.join(values.split())}")
     namespace.update(settings)
     return settings, given
+
+
+def one_line(kind, error, trace):
+    """What a user can cause ends in one line; anything else is our mistake and keeps its traceback."""
+    lines = dict(KeyboardInterrupt='interrupted', BrokenPipeError='', OutOfMemoryError='out of memory: halve '
+                 '--batch_size and double --grad_accum, which is the same step')
+    if kind.__name__ in lines or issubclass(kind, OSError):
+        where = getattr(error, 'filename', None)
+        print(lines.get(kind.__name__, f'{where}: {error.strerror}' if where else error), file=sys.stderr)
+        os._exit(130 if kind is KeyboardInterrupt else 1)   # at once: a closed pipe can't be flushed
+    sys.__excepthook__(kind, error, trace)
 
 
 def read_comments(script):
@@ -96,7 +109,7 @@ def convert(value, kinds, where):
         except (ValueError, SyntaxError):
             pass
     if type(value) in (int, float) and type(value) not in kinds:
-        value = next((kind(value) for kind in kinds if kind in (int, float) and kind(value) == value), value)
+        value = next((kind(value) for kind in kinds if kind in (int, float) and value % 1 == 0), value)
     if type(value) not in kinds:
         sys.exit(f'{where}={text!r} is not of type {" or ".join(kind.__name__ for kind in kinds)}')
     return value
@@ -117,17 +130,20 @@ def load_checkpoint(path):
 
 
 def pick_device(name='auto', dtype='auto', local_rank=0):
-    """(device, context to compute in, one line about both) for a name out of auto, cuda, mps, cpu and a
-    dtype out of auto, bfloat16, float32. auto takes bfloat16 only where the hardware computes in it: older
+    """(device, context to compute in, one line about both) for a name out of auto, cuda, cuda:1, mps, cpu and
+    a dtype out of auto, bfloat16, float32. auto takes bfloat16 only where the hardware computes in it: older
     GPUs emulate it, slowly, and float16 overflows."""
     import torch
     there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
     name = next(kind for kind in there if there[kind]) if name == 'auto' else name
-    if not there.get(name.split(':')[0]):
-        raise SystemExit(f'device={name}: not on this machine, which has {[kind for kind in there if there[kind]]}')
-    if dtype not in ('auto', 'bfloat16', 'float32'):
-        raise SystemExit(f'dtype={dtype} is none of auto, bfloat16, float32')
-    device = torch.device('cuda', local_rank) if name == 'cuda' else torch.device(name)
+    kind, _, index = name.partition(':')
+    index = int(index) if index.isdigit() else local_rank if not index and kind == 'cuda' else 0
+    if not there.get(kind) or kind == 'cuda' and index >= torch.cuda.device_count():
+        found = [f'{torch.cuda.device_count()} cuda'] * there['cuda'] + ['mps'] * there['mps'] + ['cpu']
+        raise SystemExit(f"device={name} (number {index}) isn't on this machine, which has {', '.join(found)}")
+    device = torch.device(kind, index) if kind == 'cuda' else torch.device(kind)
+    if kind == 'cuda':
+        torch.cuda.set_device(device)
     native = (torch.cuda.get_device_capability(device) >= (8, 0) if device.type == 'cuda' else
               any(on for flag, on in torch.cpu.get_capabilities().items() if 'bf16' in flag and device.type == 'cpu'))
     bfloat16 = dtype == 'bfloat16' or dtype == 'auto' and native

@@ -5,7 +5,8 @@ One call serves training, held-out evaluation and multiple choice alike:
     nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | everything up to idx)
 Generation reads token by token through a key/value cache: model.generate().
 
-Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V vocabulary.
+Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V vocabulary; in
+byte pooling M tokens in any order, S symbols (bytes and END) of a token, N symbols in all, D byte width.
 """
 import math
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Config:
         check(self.embedding in TOKENS, f"embedding='{self.embedding}' must be one of {', '.join(TOKENS)}")
         check(self.embedding != 'byte_pool' or self.max_bytes <= 16,
               f'max_bytes={self.max_bytes}: byte pooling is for tokens of at most 16 bytes, as those of gpt2-16 or bpe<N>')
-        check(self.ffn in FFN, f"ffn='{self.ffn}' must be one of {', '.join(FFN)}")
+        check(self.ffn in ('swiglu', 'gelu'), f"ffn='{self.ffn}' must be swiglu or gelu")
 
 
 class Dropout(nn.Module):
@@ -135,33 +136,18 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))                            # (B, H, T, K) -> (B, T, C)
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)), arXiv 2002.05202."""
+class FeedForward(nn.Module):
+    """SwiGLU, down(silu(gate(x)) * up(x)) (arXiv 2002.05202), or GPT-2's plain down(gelu(up(x)))."""
 
     def __init__(self, config):
         super().__init__()
-        self.gate = nn.Linear(config.n_embd, config.d_ff, bias=False)
+        self.gate = nn.Linear(config.n_embd, config.d_ff, bias=False) if config.ffn == 'swiglu' else None
         self.up = nn.Linear(config.n_embd, config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.n_embd, bias=False)
 
     def forward(self, x):
         x = x.to(compute_dtype(x))
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class GELU(nn.Module):
-    """down(gelu(up(x))): the plain feed-forward of GPT-2."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.up = nn.Linear(config.n_embd, config.d_ff, bias=False)
-        self.down = nn.Linear(config.d_ff, config.n_embd, bias=False)
-
-    def forward(self, x):
-        return self.down(F.gelu(self.up(x)))
-
-
-FFN = {'swiglu': SwiGLU, 'gelu': GELU}
+        return self.down(F.silu(self.gate(x)) * self.up(x) if self.gate else F.gelu(self.up(x)))
 
 
 class Block(nn.Module):
@@ -170,7 +156,7 @@ class Block(nn.Module):
         self.attn_norm = nn.RMSNorm(config.n_embd, eps=1e-5)   # 1e-5 as in Llama
         self.attn = Attention(config)
         self.ffn_norm = nn.RMSNorm(config.n_embd, eps=1e-5)
-        self.ffn = FFN[config.ffn](config)
+        self.ffn = FeedForward(config)
         self.dropout = dropout
 
     def forward(self, x, cos, sin, cache=None):
@@ -264,7 +250,7 @@ class BytePool(nn.Module):
     def __init__(self, config):
         super().__init__()
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
-        self.register_buffer('spelling', torch.full((config.vocab_size, S), self.END, dtype=torch.int16))
+        self.register_buffer('spelling', torch.full((config.vocab_size, S), self.END, dtype=torch.int32))
         self.byte_in, self.place_in = nn.Embedding(257, D), nn.Embedding(S, D)
         self.encoder = nn.ModuleList(ByteBlock(config, causal=False) for _ in range(config.n_encoder_layer))
         self.pool = nn.Linear(D, C, bias=False)
@@ -291,7 +277,7 @@ class BytePool(nn.Module):
     def sort(self, tokens, most):
         """(M) ids -> the order that sorts them by length, their spelling (M, S) in it, and the groups
         [(tokens, length)] that they form; the length counts END, up to `most`."""
-        spelling = self.spelling[tokens].int()                                   # (M, S)
+        spelling = self.spelling[tokens]                                         # (M, S)
         lengths = ((spelling != self.END).sum(1) + 1).clamp(max=most)            # (M)
         order = lengths.argsort(stable=True)
         return order, spelling[order], [(n, L) for L, n in enumerate(lengths.bincount().tolist()) if n]
@@ -432,8 +418,8 @@ class GPT(nn.Module):
 
     def tables(self):
         """The parameters that are looked up or score symbols: AdamW's, where Muon takes the other matrices."""
-        heads = [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
-        return heads + [self.tokens.head.weight] * (not any(self.tokens.head.weight is p for p in heads))
+        embeddings = [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
+        return list(dict.fromkeys([*embeddings, self.tokens.head.weight]))   # a tied one once
 
     def spell(self, spelling):
         """Tell the model each token's bytes: a list with an item for each id, b'' for <|endoftext|>."""

@@ -3,7 +3,7 @@ Text -> token files. The only file that knows corpora and tokenizers.
 
     python prepare_wiki.py                                      # pydocs: English that every CPython carries
     python prepare_wiki.py --input=book.txt --dataset=book      # your own .txt, .jsonl, .jsonl.gz, or a folder
-    python train.py --dataset=book                              # then train on it
+    python train.py --dataset=book --out_dir=out/book           # then train on it
 
 Writes data/<dataset>-<tokenizer>/ with train.bin, val.bin and test.bin (flat arrays of token ids, each document
 preceded by <|endoftext|>; split by a hash of the document's text, so a document stays in its split when others
@@ -28,9 +28,11 @@ import heapq
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
+import zlib
 
 FORMAT = 1                 # version of the token files and meta.json
 END = '<|endoftext|>'
@@ -95,7 +97,7 @@ def read_files(files, progress):
             except UnicodeDecodeError as error:
                 sys.exit(f'{file}: not UTF-8 ({error.reason}: byte 0x{error.object[error.start]:02x} in '
                          f'{error.object[max(error.start - 20, 0):error.start + 20]!r}); convert it first')
-            except (EOFError, gzip.BadGzipFile) as error:
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 sys.exit(f'{file}: broken gzip file ({error}); fetch it again')
         before += file.stat().st_size
 
@@ -130,12 +132,12 @@ def json_lines(lines, file):
     for number, line in enumerate(lines, 1):
         line = line.decode()
         try:
-            record = json.loads(line)
-            text = record['text']
-            text + ''
-        except (ValueError, KeyError, TypeError):
+            record = json.loads(line) if line.strip() else dict(text='')
+            text = f"{record['title']}\n\n{record['text']}" if record.get('title') else record['text']
+            text.encode()   # half a surrogate pair isn't text
+        except (ValueError, KeyError, TypeError, AttributeError):
             sys.exit(f'{file}, line {number}: not a JSON object with a "text" of its own: {line[:60]!r}')
-        yield f"{record['title']}\n\n{text}" if record.get('title') else text
+        yield text
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -213,13 +215,19 @@ def count_words(documents, limit=2**28):
     return {word.encode(): count for word, count in counts.items()}
 
 
+def rank_lines(ranks):
+    """Tiktoken's file format: a line with the base64 token and the rank for each."""
+    return b''.join(base64.b64encode(token) + b' %d\n' % rank for token, rank in ranks.items())
+
+
 def make_tokenizer(name, folder=None):
     """The tokenizer called `name`; a trained one's ranks are in folder."""
     if name == 'byte':
         return ByteTokenizer()
-    import tiktoken.load
+    import tiktoken
     if name.startswith('bpe'):
-        ranks = tiktoken.load.load_tiktoken_bpe(str(folder / f'{name}.tiktoken'))
+        lines = (folder / f'{name}.tiktoken').read_bytes().splitlines()   # tiktoken's own reader caches by path
+        ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
         return tiktoken.Encoding(name, pat_str=WORDS, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
     import requests
     try:
@@ -240,10 +248,9 @@ def spelling(encoding):
 
 
 def check_tokenizer(name):
-    number = name.removeprefix('bpe').removeprefix('gpt2-')
-    if name not in ('byte', 'gpt2') and not (number != name and number.isdigit()):
+    if not re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', name):
         sys.exit(f'tokenizer={name}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192)')
-    if name.startswith('bpe') and not 257 < int(number) <= 2**16:
+    if name.startswith('bpe') and not 257 < int(name[3:]) <= 2**16:
         sys.exit(f'tokenizer={name}: N must be more than 257 and at most 65536')
 
 
@@ -319,50 +326,42 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data'):
 
 
 def write(part, documents, name, val_fraction, source):
+    import numpy as np
     if name.startswith('bpe'):
         progress = Progress('counting words')
-        counts = count_words(documents(progress)) or sys.exit(f'{source}: empty, there is no text in it')
+        counts = count_words(documents(progress))
         progress.end(f'{len(counts):,} distinct')
         progress = Progress(f'training {name}')
         ranks = train_bpe(counts, int(name[3:]) - 1, progress=progress)
         progress.end(f'{len(ranks):,} tokens and {END}')
-        lines = (base64.b64encode(token) + b' %d\n' % rank for token, rank in ranks.items())
-        (part / f'{name}.tiktoken').write_bytes(b''.join(lines))
+        (part / f'{name}.tiktoken').write_bytes(rank_lines(ranks))
     encoding = make_tokenizer(name, part)
     dtype = '<u2' if encoding.n_vocab > 256 else 'u1'
-    splits = {split: dict(documents=0, tokens=0, bytes=0) for split in ('train', 'val', 'test')}
+    splits = {split: collections.Counter(documents=0, tokens=0, bytes=0) for split in ('train', 'val', 'test')}
     progress = Progress('encoding')
     outs = {split: open(part / f'{split}.bin', 'wb') for split in splits}
     for batch in batches(documents(progress)):
         for text, ids in zip(batch, encoding.encode_ordinary_batch(batch, num_threads=os.cpu_count())):
             split = split_of(text, val_fraction)
-            write_ids(outs[split], [encoding.eot_token], dtype)
-            write_ids(outs[split], ids, dtype)
-            size = dict(documents=1, tokens=len(ids) + 1, bytes=len(text.encode()))
-            splits[split] = {key: splits[split][key] + size[key] for key in size}
+            outs[split].write(np.asarray([encoding.eot_token, *ids], dtype=dtype).tobytes())
+            splits[split].update(documents=1, tokens=len(ids) + 1, bytes=len(text.encode()))
     for out in outs.values():
         out.close()
-    if not sum(has['documents'] for has in splits.values()):
+    total = sum(splits.values(), collections.Counter())
+    if not total:
         sys.exit(f'{source}: empty, there is no text in it')
-    total = {key: sum(split[key] for split in splits.values()) for key in splits['train']}
     progress.end('{documents:,} documents, {bytes:,} bytes, {tokens:,} tokens'.format(**total))
     for split, has in splits.items():
         if not has['documents']:
             sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more text, or a larger share '
                      f'with --val_fraction (now {val_fraction})')
         print(f'  {split:5}  {has["documents"]:8,} documents  {has["tokens"]:11,} tokens  {has["bytes"]:11,} bytes')
-    ranks = part / f'{name}.tiktoken'
+    ranks = getattr(encoding, '_mergeable_ranks', {b'0': 0})
     meta = dict(format=FORMAT, tokenizer=dict(
         name=name, vocab_size=encoding.n_vocab, end_of_text=encoding.eot_token,
-        max_token_bytes=max(map(len, getattr(encoding, '_mergeable_ranks', [b'0']))),
-        sha256=hashlib.sha256(ranks.read_bytes()).hexdigest() if ranks.exists() else None),
+        max_token_bytes=max(map(len, ranks)), sha256=hashlib.sha256(rank_lines(ranks)).hexdigest()),
         dtype=dtype, splits=splits, source=source, date=datetime.date.today().isoformat())
     (part / 'meta.json').write_text(json.dumps(meta, indent=1), encoding='utf-8')
-
-
-def write_ids(out, ids, dtype):
-    import numpy as np
-    out.write(np.asarray(ids, dtype=dtype).tobytes())
 
 
 def batches(documents, size=2**22):
@@ -379,4 +378,4 @@ def batches(documents, size=2**22):
 
 if __name__ == '__main__':
     prepare(dataset, tokenizer, input, val_fraction, data_dir)
-    print(f'next: python train.py --dataset={dataset} --tokenizer={tokenizer}')
+    print(f'next: python train.py --dataset={dataset} --tokenizer={tokenizer} --out_dir=out/{dataset}')

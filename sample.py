@@ -18,7 +18,7 @@ device = 'auto'           # cuda, mps or cpu; auto takes the first of them that 
 dtype = 'auto'            # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 
 from configurator import configure, load_checkpoint, pick_device
-configure(globals(), at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
+configure(globals(), one_of=dict(dtype='auto bfloat16 float32'), at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
 
 import codecs
 import math
@@ -41,8 +41,6 @@ def read_prompt(prompt):
             return sys.stdin.buffer.read().decode()
         if prompt.startswith('FILE:'):
             return pathlib.Path(prompt[5:]).read_bytes().decode()
-    except OSError as error:
-        sys.exit(f'--prompt={prompt}: {error.strerror}')
     except UnicodeDecodeError as error:
         sys.exit(f'--prompt={prompt}: not UTF-8 at byte {error.start}')
     return prompt

@@ -2,10 +2,10 @@
 Train a super tiny language model.
 
     python train.py                                     # the quick start: minutes on a laptop, offline
-    python train.py config/tiny_50m.py                  # an experiment
-    python train.py config/tiny_50m.py --max_iters=100  # with a setting changed
+    python train.py config/quick_byte.py                # an experiment: a few settings
+    python train.py config/quick_byte.py --max_iters=100
     python train.py --out_dir=out/quick --init_from=resume
-    torchrun --nproc_per_node=4 train.py config/X.py    # several GPUs
+    torchrun --nproc_per_node=4 train.py --grad_accum=4 # several GPUs
 """
 # data
 dataset = 'pydocs'             # data/<dataset>-<tokenizer>/, made by prepare_wiki.py
@@ -43,7 +43,7 @@ dropout: float | list = 0.0    # p, or [(step, p), ...] with straight lines betw
 seed = 1337                    # of the weights, the data order and dropout
 # watching
 eval_interval = 100            # steps from one held-out evaluation and checkpoint to the next
-eval_tokens = 2**20            # most tokens of an evaluation; the last one takes the whole split
+eval_tokens = 2**20            # most tokens of an evaluation; the final figure is of the whole split
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
 log_interval = 25              # steps from one line to the next
@@ -54,9 +54,10 @@ compile = False                # torch.compile, on CUDA only
 
 from configurator import FORMAT, configure, load_checkpoint, pick_device
 settings, given = configure(
-    globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test'), at_least={
+    globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test',
+                           dtype='auto bfloat16 float32'), at_least={
         0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters final_lr seed',
-        1: 'max_iters batch_size grad_accum eval_interval eval_tokens log_interval'})
+        1: 'max_iters batch_size grad_accum eval_interval eval_tokens log_interval', 2: 'block_size'})
 
 import csv
 import gzip
@@ -89,8 +90,13 @@ if init_from == 'resume' or eval_only:
         elif name in kept and value != settings[name]:
             sys.exit(f'--{name}={settings[name]}: the run in {out_dir} has {value} and has to keep it')
 points = dropout if isinstance(dropout, list) else [(0, dropout)]
-if not points or any(np.shape(point) != (2,) or not 0 <= point[1] < 1 for point in points):
-    sys.exit(f'dropout={dropout} must be p, or [(step, p), ...], with p at least 0 and below 1')
+try:
+    steps, ps = np.array(points, dtype=float).T
+    if beta2 >= 1 or (np.diff(steps) <= 0).any() or not ((0 <= ps) & (ps < 1)).all():
+        raise ValueError
+except ValueError:
+    sys.exit(f'beta2={beta2} must be below 1, and dropout={dropout} p, or [(step, p), ...] with growing steps, '
+             'and p at least 0 and below 1')
 
 # -----------------------------------------------------------------------------------------------
 # machine: torchrun starts this script once for each GPU and sets RANK, LOCAL_RANK, WORLD_SIZE
@@ -151,7 +157,7 @@ class Order:
         """Where the next n blocks start."""
         chosen = []
         while len(chosen) < n:
-            if self.read == len(self.starts):
+            if self.read >= len(self.starts):
                 self.epoch, self.read = self.epoch + 1, 0
                 self.shuffle()
             more = self.starts[self.read:self.read + n - len(chosen)]
@@ -162,9 +168,12 @@ class Order:
 @torch.no_grad()
 def evaluate(split, most_tokens=math.inf):
     """Held-out (nats per token, bits per byte) over blocks side by side of the split, or of its first
-    most_tokens. Its every byte is charged: only its first token, an end of text, is not predicted."""
-    tokens, has = open_split(split), meta['splits'][split]
+    most_tokens. All bytes are charged: only the very first token, an end of text, is not predicted."""
+    tokens = open_split(split)
     n = min(len(tokens) - 1, most_tokens)
+    size = int(token_bytes[tokens[1:n + 1]].sum())
+    if n == len(tokens) - 1 and size != meta['splits'][split]['bytes']:
+        sys.exit(f'{folder}: {split}.bin and meta.json disagree; delete the folder and prepare it again')
     full, rest = divmod(n, block_size)
     jobs = [(range(i, min(i + batch_size, full)), block_size) for i in range(0, full, batch_size)]
     jobs += [([full], rest)] * (rest > 0)
@@ -173,11 +182,11 @@ def evaluate(split, most_tokens=math.inf):
     for blocks, length in jobs[rank::world]:
         with autocast:
             nll = raw_model(*load_blocks(tokens, [i * block_size for i in blocks], length))   # (B, T)
-        nats += nll.double().sum().cpu()
+        nats += nll.cpu().double().sum()
     raw_model.train()
     if world > 1:
         dist.all_reduce(nats := nats.to(device))
-    return nats.item() / n, nats.item() / n / math.log(2) * (has['tokens'] - 1) / has['bytes']
+    return nats.item() / n, nats.item() / math.log(2) / size
 
 
 # -----------------------------------------------------------------------------------------------
@@ -191,12 +200,14 @@ except ValueError as error:
     sys.exit(str(error))
 model = raw_model = GPT(config).to(device)
 encoding = prepare_wiki.make_tokenizer(tokenizer, folder)
-raw_model.spell(prepare_wiki.spelling(encoding))
-raw_model.dropout.set(max(p for _, p in points))
+spelling = prepare_wiki.spelling(encoding)
+raw_model.spell(spelling)
+token_bytes = np.array([len(token) for token in spelling])
+raw_model.dropout.set(ps.max())
 torch.manual_seed(seed + rank)   # each process drops units of its own
 
 tables = raw_model.tables()
-matrices = [p for p in raw_model.parameters() if p.dim() == 2 and not any(p is table for table in tables)]
+matrices = [p for p in raw_model.parameters() if p.dim() == 2 and p not in {*tables}]
 vectors = [p for p in raw_model.parameters() if p.dim() == 1]
 adamw = [dict(params=tables, weight_decay=weight_decay), dict(params=vectors, weight_decay=0.0)]
 optimizers = []
@@ -209,15 +220,15 @@ optimizers.append(torch.optim.AdamW(adamw, lr=learning_rate, betas=(0.9, beta2),
 tokens = open_split('train')
 it, best, seconds, order = 0, math.inf, 0.0, Order(len(tokens))
 if checkpoint:
-    if checkpoint['tokenizer'] != meta['tokenizer']:
-        sys.exit(f'{folder}: its tokenizer is not the one that {out_dir} was trained with')
+    if checkpoint['data'] != [meta['tokenizer'], meta['splits']]:
+        sys.exit(f'{folder}: not the data that {out_dir} was trained on; it was prepared again')
     raw_model.load_state_dict(checkpoint['model'])
     for o, state in zip(optimizers, checkpoint['optimizers']):
         o.load_state_dict(state)
     it, best, seconds = checkpoint['iter'], checkpoint['best'], checkpoint['seconds']
     order = Order(len(tokens), *checkpoint['order'])
-    torch.set_rng_state(checkpoint['rng'])
-    if device.type == 'cuda' and checkpoint['cuda_rng'] is not None:
+    torch.set_rng_state(checkpoint['rng']) if master else torch.manual_seed(seed + rank + world * it)
+    if master and device.type == 'cuda' and checkpoint['cuda_rng'] is not None:
         torch.cuda.set_rng_state(checkpoint['cuda_rng'])
     checkpoint = None   # so that its memory is free
 
@@ -234,7 +245,7 @@ say(f"data: {folder}, {train_has['tokens']:,} tokens of {train_has['bytes'] / tr
 if compile and device.type == 'cuda':
     model = torch.compile(model)
 if world > 1:
-    model = torch.nn.parallel.DistributedDataParallel(model)
+    model = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def lr_factor(it):
@@ -252,7 +263,7 @@ def save(*names):
     """The whole state, under each name. A file is replaced only by a whole one."""
     state = dict(
         format=FORMAT, model=raw_model.state_dict(), optimizers=[o.state_dict() for o in optimizers],
-        config=asdict(config), tokenizer=meta['tokenizer'], settings=settings, iter=it, best=best, seconds=time.time() - start,
+        config=asdict(config), data=[meta['tokenizer'], meta['splits']], settings=settings, iter=it, best=best, seconds=time.time() - start,
         order=[order.epoch, order.read], rng=torch.get_rng_state(),
         cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
     for name in names if master else ():
@@ -269,19 +280,17 @@ COLUMNS = ('iter', 'tokens', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr',
            'tokens_per_s', 'seconds')
 log_file = out / 'log.csv'
 if master:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob('*.tiktoken'):   # so that sample.py needs nothing but out_dir
-            shutil.copy(file, out)
-        for name in ('ckpt.pt', 'best.pt', 'log.csv'):   # a new run in an old run's place loses nothing
-            if it == 0 and (out / name).exists():
-                os.replace(out / name, out / f'{name}.old')
-        rows = csv.reader(log_file.open()) if log_file.exists() else [COLUMNS]
-        rows = [row for row in rows if not row[0].isdigit() or int(row[0]) <= it]   # the rest will come again
-        with log_file.open('w', newline='') as file:
-            csv.writer(file).writerows(rows)
-    except OSError as error:
-        sys.exit(f'{error.filename or out_dir}: {error.strerror}')
+    if init_from == 'scratch' and (out / 'ckpt.pt').exists():   # a new run in an old one's place loses nothing
+        old = next(old for n in range(1, 10**6) if not (old := out.with_name(f'{out.name}.{n}')).exists())
+        os.rename(out, old)
+        say(f'the run that was in {out} is now in {old}')
+    out.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob('*.tiktoken'):   # so that sample.py needs nothing but out_dir
+        shutil.copy(file, out)
+    rows = list(csv.reader(log_file.open())) if init_from == 'resume' and log_file.exists() else [COLUMNS]
+    with open(f'{log_file}.part', 'w', newline='') as file:   # what came after the checkpoint will come again
+        csv.writer(file).writerows(row for row in rows if row and (row[0] == 'iter' or int(row[0]) <= it))
+    os.replace(f'{log_file}.part', log_file)
 
 # -----------------------------------------------------------------------------------------------
 # the loop
@@ -289,7 +298,9 @@ if master:
 def held_out():
     """Evaluate, and save the state; it is the best one too if nothing before it was better."""
     global best
-    nats, bpb = evaluate('val', eval_tokens if it < max_iters else math.inf)
+    nats, bpb = evaluate('val', eval_tokens)
+    if not math.isfinite(nats):
+        sys.exit(f'step {it}: the held-out loss is {nats}; lower the learning rate. The last checkpoint is kept')
     say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')
     improved, best = bpb < best, min(best, bpb)
     if it:
@@ -302,11 +313,8 @@ def log(**values):
                   seconds=time.time() - start, **values)
     values = {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in values.items()}
     if master:
-        try:
-            with log_file.open('a', newline='') as file:
-                csv.DictWriter(file, COLUMNS).writerow(values)
-        except OSError as error:
-            sys.exit(f'{log_file}: {error.strerror}; go on with --init_from=resume')
+        with log_file.open('a', newline='') as file:
+            csv.DictWriter(file, COLUMNS).writerow(values)
 
 
 def stop(signum, frame):
@@ -327,7 +335,7 @@ while it < max_iters and not stopped:
     for o in optimizers:
         for group in o.param_groups:
             group['lr'] = (muon_lr if isinstance(o, torch.optim.Muon) else learning_rate) * lr_factor(it)
-    p = float(np.interp(it, *zip(*points)))
+    p = float(np.interp(it, steps, ps))
     raw_model.dropout.set(p)
 
     mine = order.next(batch_size * grad_accum)[rank::world]
@@ -347,9 +355,9 @@ while it < max_iters and not stopped:
 
     values = {}
     if it % log_interval == 0 or it == max_iters:
-        steps, now = it - last[0], time.time()
-        values = dict(train_loss=loss_sum.item() / steps, lr=learning_rate * lr_factor(it - 1), dropout=p,
-                      grad_norm=norm.item(), tokens_per_s=steps * step_tokens / (now - last[1]))
+        n, now = it - last[0], time.time()
+        values = dict(train_loss=loss_sum.item() / n, lr=learning_rate * lr_factor(it - 1), dropout=p,
+                      grad_norm=norm.item(), tokens_per_s=n * step_tokens / (now - last[1]))
         if not math.isfinite(values['train_loss']):
             sys.exit(f'step {it}: the loss is {values["train_loss"]}; lower the learning rate')
         left = (now - start - seconds) / (it - first) * (max_iters - it)
@@ -370,17 +378,18 @@ if stopped:
     sys.exit(130)
 if it == first and master:
     sys.exit(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
+nats, bpb = evaluate('val')
 if master:
-    text = encoding.decode_bytes([i for i in open_split('val').tolist() if i != encoding.eot_token])
     raw_model.eval()
     prompt = open_split('val')[:9].tolist()   # the end of text before it, and a held-out text's first 8 tokens
     with autocast:
         more = raw_model.generate(torch.tensor([prompt], device=device), 100, temperature=0.8, top_k=50)
         ids = prompt[1:] + [token.item() for token in more]
-    sample = b''.join(b'\n\n' if i == encoding.eot_token else raw_model.spelled(i) or encoding.decode_bytes([i]) for i in ids)
+    sample = b''.join(raw_model.spelled(i) or spelling[i] or b'\n\n' for i in ids)
     print(f"\n--- a held-out text's first words, continued\n{sample.decode(errors='replace')}\n---")
-    print(f'held out: {values["val_bpb"]:.3f} bits per byte; gzip -9 needs '
-          f'{8 * len(gzip.compress(text, 9)) / len(text):.3f} for the same text')
+    text = b''.join(spelling[i] for i in open_split('val')[:2**21].tolist())   # a long one would take minutes
+    print(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {8 * len(gzip.compress(text, 9)) / len(text):.3f}'
+          ' for the same text')
     print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')
     print(f'next: python sample.py --out_dir={out_dir} --prompt="A list is"')
 if world > 1:

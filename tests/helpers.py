@@ -13,7 +13,7 @@ SMALL = ['--n_layer=2', '--n_head=2', '--n_kv_head=1', '--n_embd=32', '--d_ff=64
 def run(cwd, script, *args, **kwargs):
     """Run a script of the repository in folder cwd; (exit status, stdout, stderr)."""
     done = subprocess.run([sys.executable, str(ROOT / script), *args], cwd=cwd, text=True, capture_output=True,
-                          encoding='utf-8', env={**os.environ, 'OMP_NUM_THREADS': '2'}, **kwargs)
+                          encoding='utf-8', env={**os.environ, 'OMP_NUM_THREADS': '1'}, **kwargs)
     return done.returncode, done.stdout, done.stderr
 
 

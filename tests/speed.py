@@ -30,6 +30,10 @@ from configurator import configure
 configure(globals(), at_least={1: 'rounds d_ff'})
 
 
+if not pathlib.Path(nanogpt, 'model.py').exists():
+    sys.exit(f'--nanogpt={nanogpt}: no model.py there; git clone https://github.com/karpathy/nanoGPT {nanogpt}')
+
+
 def work():
     """Read `train` or `generate` from standard input, do it, answer with tokens per second."""
     if worker == 'nanogpt':

@@ -174,7 +174,8 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(tmp_path, content, args, 
 
 
 @pytest.mark.parametrize('line, words', [
-    ('{"text": "fine"}\n{"txt": "no"}', ['line 2', 'txt']), ('{"text": 3}', ['line 1']), ('[1]', ['line 1'])])
+    ('{"text": "fine"}\n\n{"txt": "no"}', ['line 3', 'txt']), ('{"text": 3}', ['line 1']), ('[1]', ['line 1']),
+    ('{"text": "\\ud800"}', ['line 1'])])
 def test_a_malformed_line_is_named(tmp_path, line, words):
     (tmp_path / 'a.jsonl').write_text(line)
     fails_in_one_line(prepare(tmp_path, '--input=a.jsonl'), 'a.jsonl', *words)
@@ -194,3 +195,15 @@ def test_a_full_disk_leaves_the_old_data_whole_and_nothing_else(mine):
     fails_in_one_line(result, 'large')   # the system's own words
     assert {file.name: file.read_bytes() for file in data.iterdir()} == before
     assert os.listdir(data.parent) == ['mine-bpe300']
+
+
+def test_a_name_prepared_again_with_other_text_has_the_new_texts_tokenizer(tmp_path):
+    for text in (story(), story().upper().replace('E', 'Q')):
+        (tmp_path / 'story.txt').write_text(text, encoding='utf-8')
+        assert prepare(tmp_path, '--input=story.txt')[0] == 0
+        data = tmp_path / 'data' / 'mine-bpe300'
+        encoding = prepare_wiki.make_tokenizer('bpe300', data)
+        ids = np.fromfile(data / 'val.bin', dtype='<u2').tolist()
+        assert encoding.decode_bytes([i for i in ids if i != encoding.eot_token]).decode() in (
+            ''.join(part for part in prepare_wiki.read_files([tmp_path / 'story.txt'], lambda done: None)
+                    if prepare_wiki.split_of(part, 0.2) == 'val'))

@@ -49,7 +49,7 @@ def test_the_quick_start_trains_a_model_that_beats_xz(clone):
     assert float(found.group(1)) < 0.8 * xz, (found.group(1), xz)
     assert 'continued' in out and 'out/quick/best.pt' in out
     following = re.search(r'^next: (python .*)$', out, re.M).group(1)
-    assert len(shell(clone, following + ' --max_new_tokens=20')) > 20   # what it says to do next works
+    assert re.match('A list is.+', shell(clone, following + ' --max_new_tokens=20 --seed=1'))   # it works
 
 
 def test_every_command_of_the_readme_names_files_and_settings_that_exist():

@@ -136,7 +136,7 @@ def test_an_epoch_reads_each_block_once():
 
 def test_two_processes_train_the_same_model_as_one(trained):
     folder, _ = trained
-    args = [*DATA, *SMALL, '--dtype=float32', '--optimizer=adamw', '--grad_accum=2', '--max_iters=5']
+    args = [*DATA, *SMALL, *BYTES, '--dtype=float32', '--optimizer=adamw', '--grad_accum=2', '--max_iters=5']
     assert run(folder, 'train.py', *args, '--out_dir=out/one')[0] == 0
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2',
                            str(ROOT / 'train.py'), *args, '--out_dir=out/two'], cwd=folder, capture_output=True, text=True)
@@ -147,13 +147,22 @@ def test_two_processes_train_the_same_model_as_one(trained):
         torch.testing.assert_close(value, two['model'][name], atol=1e-4, rtol=0)
 
 
+def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
+    folder = trained[0]
+    for seed in (1, 2):
+        assert train(folder, f'--seed={seed}', '--max_iters=1', '--out_dir=out/again')[0] == 0
+    seeds = [load(folder / 'out' / name / 'ckpt.pt')['settings']['seed'] for name in ('again.1', 'again')]
+    assert seeds == [1, 2]
+
+
 # ---- what users do wrong
 
 @pytest.mark.parametrize('args, words', [
     (['--dataset=nowhere'], ['nowhere', 'prepare_wiki.py']), (['--block_size=100000'], ['100001', '--block_size']),
     (['--n_head=3'], ['n_head', '32']), (['--dropout=1.5'], ['1.5']), (['--max_iters=0'], ['max_iters=0']),
     (['--optimizer=sgd'], ['sgd']), (['--device=tpu'], ['tpu', 'cpu']), (['--dtype=float16'], ['float16']),
-    (['--learning_rate=-1'], ['learning_rate=-1']), (['--tokenizer=words'], ['words']),
+    (['--learning_rate=-1'], ['learning_rate=-1']), (['--dropout=[(9,0.1),(0,0.3)]'], ['(9, 0.1)']),
+    (['--beta2=1'], ['beta2=1']), (['--embedding=bytes'], ['bytes', 'byte_pool']),  (['--tokenizer=words'], ['words']),
     (['--init_from=resume', '--out_dir=out/none'], ['out/none/ckpt.pt', 'train first']),
     (['--init_from=resume'], ['step 20 of 20', '--max_iters']),
     (['--init_from=resume', '--n_layer=3'], ['--n_layer=3', '2']),
@@ -167,10 +176,9 @@ def test_a_config_files_typo_names_the_nearest_setting(trained):
     fails_in_one_line(train(trained[0], 'my.py'), 'my.py', 'max_itres', 'max_iters')
 
 
-@pytest.mark.parametrize('script', ['sample.py', 'train.py'])
-@pytest.mark.parametrize('harm, words', [
-    (lambda raw: raw[:len(raw) // 2], ['not a whole checkpoint']), (lambda raw: b'', ['not a whole checkpoint']),
-    ('format', ['format 99'])])
+@pytest.mark.parametrize('script, harm, words', [
+    ('train.py', lambda raw: raw[:len(raw) // 2], ['not a whole checkpoint']),
+    ('sample.py', lambda raw: b'', ['not a whole checkpoint']), ('train.py', 'format', ['format 99'])])
 def test_a_damaged_checkpoint_is_named(trained, tmp_path, script, harm, words):
     folder, file = trained[0], trained[0] / 'out' / 'bad' / 'ckpt.pt'
     file.parent.mkdir(exist_ok=True)
@@ -255,7 +263,7 @@ def test_tokens_are_shown_with_the_bits_of_each_and_the_bits_add_up(trained, out
 
 @pytest.mark.parametrize('args, words', [
     (['--out_dir=out/none'], ['out/none/best.pt', 'train first']), (['--temperature=-1'], ['temperature=-1']),
-    (['--top_p=0'], ['top_p=0']), (['--num_samples=0'], ['num_samples=0']), (['--prompt=FILE:none'], ['FILE:none'])])
+    (['--top_p=0'], ['top_p=0']), (['--num_samples=0'], ['num_samples=0']), (['--prompt=FILE:none'], ['none: No such file'])])
 def test_a_mistake_in_sampling_ends_in_one_line(trained, args, words):
     fails_in_one_line(sample(trained[0], *args), *words)
 
