@@ -313,7 +313,9 @@ class BytePool(nn.Module):
 
     @torch.no_grad()
     def freeze(self):
-        """For generation: encode the whole vocabulary once. The encoder then costs nothing."""
+        """For generation: encode the whole vocabulary, once until the next train(). Then the encoder is free."""
+        if self.table is not None:
+            return
         self.table = torch.cat([self.encode(ids) for ids in torch.arange(
             len(self.spelling), device=self.spelling.device).split(2**13)])      # (V, C)
         self.ids = {tuple(spelling): i for i, spelling in enumerate(self.spelling.tolist())}
