@@ -144,11 +144,6 @@ def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
     assert count == {c: 100 * 2**13 for c in '猫🐈é'} and longest < 2**18 and peak < size / 3
 
 
-def test_pydocs_is_there_on_any_python():
-    documents = list(prepare_wiki.pydocs(lambda done: None))
-    assert sum(map(len, documents)) > 10**6 and any('statement' in text for text in documents)
-
-
 # ---- what users do
 
 @pytest.mark.parametrize('content, args, words', [

@@ -249,13 +249,17 @@ def test_greedy_text_is_what_the_likeliest_tokens_spell_and_never_half_a_charact
     assert status == 0 and out.rstrip('\n').replace('�', '') == whole.rstrip('\n').replace('�', '')
 
 
-@pytest.mark.parametrize('out_dir', ['out/a', 'out/parts'])   # the softmax model, and the byte model resumed above
-def test_tokens_are_shown_with_the_bits_of_each_and_the_bits_add_up(trained, out_dir):
-    status, out, err = run(trained[0], 'sample.py', f'--out_dir={out_dir}', '--show_tokens=True', '--prompt=The cat 🐈.')
+@pytest.mark.parametrize('kind', ['table', 'bytes'])
+def test_tokens_are_shown_with_the_bits_of_each_and_the_bits_add_up(trained, kind):
+    out_dir = '--out_dir=out/a' if kind == 'table' else '--out_dir=out/bytes'
+    if kind == 'bytes':
+        assert train(trained[0], *BYTES, out_dir, '--max_iters=2')[0] == 0
+    status, out, err = run(trained[0], 'sample.py', out_dir, '--show_tokens=True', '--prompt=The cat 🐈.')
     assert status == 0, err
     *lines, last = out.splitlines()
     assert sum(float(line[:6]) for line in lines) / 13 == pytest.approx(float(last.split()[0]), abs=0.05)
-    if 'END' in out:
+    assert ('END' in out) == (kind == 'bytes')
+    if kind == 'bytes':
         for line in lines:
             assert sum(float(bits) for bits in re.findall(r" ([\d.]+)(?= |$)", line.split("'", 2)[2])) == pytest.approx(
                 float(line[:6]), abs=0.5)
