@@ -263,8 +263,8 @@ def save(*names):
     """The whole state, under each name. A file is replaced only by a whole one."""
     state = dict(
         format=FORMAT, model=raw_model.state_dict(), optimizers=[o.state_dict() for o in optimizers],
-        config=asdict(config), data=[meta['tokenizer'], meta['splits']], settings=settings, iter=it, best=best, seconds=time.time() - start,
-        order=[order.epoch, order.read], rng=torch.get_rng_state(),
+        config=asdict(config), data=[meta['tokenizer'], meta['splits']], settings=settings, iter=it, best=best,
+        seconds=time.time() - start, order=[order.epoch, order.read], rng=torch.get_rng_state(),
         cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
     for name in names if master else ():
         part = out / f'{name}.part'
@@ -378,7 +378,8 @@ if stopped:
     sys.exit(130)
 if it == first and master:
     sys.exit(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
-nats, bpb = evaluate('val')
+whole = len(open_split('val')) - 1 <= eval_tokens   # then the last evaluation was of all of it
+bpb = values['val_bpb'] if whole else evaluate('val')[1]
 if master:
     raw_model.eval()
     prompt = open_split('val')[:9].tolist()   # the end of text before it, and a held-out text's first 8 tokens
