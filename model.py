@@ -8,6 +8,7 @@ Generation reads token by token through a key/value cache: model.generate().
 Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V vocabulary; in
 byte pooling M tokens in any order, S symbols (bytes and END) of a token, N symbols in all, D byte width.
 """
+import copy
 import math
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ class Config:
     d_ff: int = 1536              # hidden width of the feed-forward
     ffn: str = 'swiglu'           # or 'gelu'
     tie_embeddings: bool = True   # one table for input and output
+    share: str = 'none'           # what consecutive layers have in common: nothing, 'ffn', or 'block' (attention too)
+    share_every: int = 0          # how many of them; 0 is all layers
+    lora_rank: int = 0            # of each layer's own change to the matrices that it shares; 0 is none
     embedding: str = 'table'      # or 'byte_pool': no tables, tokens are spelled in and out
     n_byte_embd: int = 128        # D, the width of the byte encoder and decoder
     n_byte_head: int = 4          # their attention heads
@@ -40,8 +44,9 @@ class Config:
             if not ok:
                 raise ValueError(message)
         for name, value in vars(self).items():
-            check(not isinstance(value, int) or isinstance(value, bool) or value > 0,
-                  f'{name}={value} must be at least 1')
+            least = name not in ('share_every', 'lora_rank')
+            check(not isinstance(value, int) or isinstance(value, bool) or value >= least,
+                  f'{name}={value} must be at least {least:d}')
         check(self.n_embd % (2 * self.n_head) == 0,   # RoPE turns pairs, so K must be even
               f'n_embd={self.n_embd} must be a multiple of 2 * n_head={2 * self.n_head}')
         check(self.n_head % self.n_kv_head == 0,
@@ -52,6 +57,8 @@ class Config:
         check(self.embedding != 'byte_pool' or self.max_bytes <= 16,
               f'max_bytes={self.max_bytes}: byte pooling is for tokens of at most 16 bytes, as those of gpt2-16 or bpe<N>')
         check(self.ffn in ('swiglu', 'gelu'), f"ffn='{self.ffn}' must be swiglu or gelu")
+        check(self.share in ('none', 'ffn', 'block'), f"share='{self.share}' must be none, ffn or block")
+        check(self.share != 'none' or not self.lora_rank, f"lora_rank={self.lora_rank} needs share='ffn' or 'block'")
 
 
 class Dropout(nn.Module):
@@ -139,24 +146,47 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU, down(silu(gate(x)) * up(x)) (arXiv 2002.05202), or GPT-2's plain down(gelu(up(x)))."""
 
-    def __init__(self, config):
+    def __init__(self, width, d_ff, kind):
         super().__init__()
-        self.gate = nn.Linear(config.n_embd, config.d_ff, bias=False) if config.ffn == 'swiglu' else None
-        self.up = nn.Linear(config.n_embd, config.d_ff, bias=False)
-        self.down = nn.Linear(config.d_ff, config.n_embd, bias=False)
+        self.gate = nn.Linear(width, d_ff, bias=False) if kind == 'swiglu' else None
+        self.up = nn.Linear(width, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, width, bias=False)
 
     def forward(self, x):
         x = x.to(compute_dtype(x))
         return self.down(F.silu(self.gate(x)) * self.up(x) if self.gate else F.gelu(self.up(x)))
 
 
+class LoRA(nn.Module):
+    """A shared Linear and a low-rank change of one's own, W x + B A x (arXiv 2106.09685); B is 0 at the start."""
+
+    def __init__(self, linear, rank):
+        super().__init__()
+        self.linear = linear
+        self.A = nn.Linear(linear.in_features, rank, bias=False)
+        self.B = nn.Parameter(torch.zeros(linear.out_features, rank))
+
+    def forward(self, x):
+        return self.linear(x) + F.linear(self.A(x), self.B)
+
+
+def shared(module, lora_rank):
+    """The module itself, for one more layer; with a rank, a twin that adds LoRA to each of its very matrices."""
+    if lora_rank == 0:
+        return module
+    twin = copy.deepcopy(module)
+    for name, linear in module.named_children():
+        setattr(twin, name, LoRA(linear, lora_rank))
+    return twin
+
+
 class Block(nn.Module):
-    def __init__(self, config, dropout):
+    def __init__(self, config, attn, ffn, dropout):
         super().__init__()
         self.attn_norm = nn.RMSNorm(config.n_embd, eps=1e-5)   # 1e-5 as in Llama
-        self.attn = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.n_embd, eps=1e-5)
-        self.ffn = FeedForward(config)
+        self.attn = attn
+        self.ffn_norm = nn.RMSNorm(config.n_embd, eps=1e-5)    # norms are each layer's own, shared or not
+        self.ffn = ffn
         self.dropout = dropout
 
     def forward(self, x, cos, sin, cache=None):
@@ -175,7 +205,13 @@ class TokenTable(nn.Module):
             self.head.weight = self.embedding.weight
 
     def init_weights(self):
-        pass
+        """Nothing but what GPT does."""
+
+    def spell(self, spelling, counts):
+        """A table knows nothing of bytes."""
+
+    def spelled(self, token):
+        """The bytes of a token if the model knows them: None."""
 
     def embed(self, idx):
         return self.embedding(idx)                                               # (B, T) -> (B, T, C)
@@ -223,7 +259,7 @@ class ByteBlock(nn.Module):
         self.n_head, self.causal = config.n_byte_head, causal
         self.attn_norm, self.ffn_norm = nn.RMSNorm(D, eps=1e-5), nn.RMSNorm(D, eps=1e-5)
         self.qkv, self.out = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
-        self.up, self.down = nn.Linear(D, 4 * D, bias=False), nn.Linear(4 * D, D, bias=False)
+        self.ffn = FeedForward(D, 3 * D, config.ffn)
 
     def forward(self, x, groups):
         mixed = []
@@ -234,7 +270,7 @@ class ByteBlock(nn.Module):
                 scores = scores + torch.full_like(scores[0, 0], -math.inf).triu(1)
             mixed.append((scores.softmax(-1) @ v).transpose(1, 2).flatten(2).flatten(0, 1))   # (n * L, D)
         x = x + self.out(torch.cat(mixed))                                       # (N, D)
-        return x + self.down(F.gelu(self.up(self.ffn_norm(x))))
+        return x + self.ffn(self.ffn_norm(x))
 
 
 class BytePool(nn.Module):
@@ -243,7 +279,9 @@ class BytePool(nn.Module):
     A token is its bytes and END; <|endoftext|> is the empty token, END alone. The encoder reads them and pools
     them into a vector of C; it sees nothing but the token, so each distinct one is encoded once. The decoder is
     given the state h, a slice of it for each position (MegaByte, arXiv 2305.07185), and spells the next token:
-    -log p(token) is the exact sum over its bytes and its END, which is certain after max_bytes bytes.
+    -log p(token) is the exact sum over its bytes and its END, which is certain after max_bytes bytes. How often
+    each token occurs in the training text is known before training, so the decoder starts from there: to its
+    logits the log of how often each symbol follows what is spelled so far is added (see prior()).
     M tokens have N symbols in all, at most S = max_bytes + 1 each; D is the byte width."""
     END = 256
 
@@ -251,6 +289,7 @@ class BytePool(nn.Module):
         super().__init__()
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
         self.register_buffer('spelling', torch.full((config.vocab_size, S), self.END, dtype=torch.int32))
+        self.register_buffer('counts', torch.zeros(config.vocab_size))
         self.byte_in, self.place_in = nn.Embedding(257, D), nn.Embedding(S, D)
         self.encoder = nn.ModuleList(ByteBlock(config, causal=False) for _ in range(config.n_encoder_layer))
         self.pool = nn.Linear(D, C, bias=False)
@@ -260,6 +299,7 @@ class BytePool(nn.Module):
         self.norm = nn.RMSNorm(D, eps=1e-5)
         self.head = nn.Linear(D, 257, bias=False)
         self.table = None   # every token encoded, while freeze() holds
+        self.edges = None   # the vocabulary as a tree, once prior() has grown it
 
     def init_weights(self):
         """Bytes, places and slices of h of like size, so that the decoder hears all three from the start: with
@@ -267,12 +307,56 @@ class BytePool(nn.Module):
         for module in (self.byte_in, self.place_in, self.byte_out, self.place_out):
             nn.init.normal_(module.weight, std=1.0)
         nn.init.normal_(self.slices.weight, std=0.3 * self.slices.in_features**-0.5)
-        nn.init.normal_(self.head.weight, std=0.1)
+        nn.init.normal_(self.head.weight, std=0.02)
         for block in (*self.encoder, *self.decoder):
-            for proj in (block.qkv, block.up, block.out, block.down):
+            for proj in (module for module in block.modules() if isinstance(module, nn.Linear)):
                 nn.init.normal_(proj.weight, std=0.5 * proj.in_features**-0.5)
-            for proj in (block.out, block.down):
+            for proj in (block.out, block.ffn.down):
                 proj.weight.data /= math.sqrt(2 * len(self.decoder))
+
+    def spell(self, spelling, counts):
+        """Tell the model each token's bytes, a list with an item for each id, b'' for <|endoftext|>, and (V)
+        how often it occurs in the training text."""
+        rows = [[*token, *[self.END] * (self.spelling.size(1) - len(token))] for token in spelling]
+        self.spelling.copy_(torch.tensor(rows))                                  # (V, S)
+        self.counts.copy_(counts)
+        self.edges = None
+
+    def grow(self):
+        """The vocabulary as a tree of beginnings. Its edges are numbers 257 * node + symbol, growing; edge e leads
+        to node e + 1, and node 0 is the empty beginning. Beside each, the log count of the tokens behind it."""
+        counts, spelling = self.counts.double() + 1, self.spelling[:len(self.counts)].long()   # 1: none is impossible
+        node, edges, behind, total = torch.zeros_like(spelling[:, 0]), [], [], 0
+        for place in range(spelling.size(1) - 1):
+            edge, which = (257 * node + spelling[:, place]).unique(return_inverse=True)
+            edges.append(edge)
+            behind.append(which.bincount(counts))
+            going = spelling[:, place] != self.END
+            node, counts, spelling = (total + which + 1)[going], counts[going], spelling[going]
+            total += len(edge)
+        self.edges, self.log_counts = torch.cat(edges), torch.cat(behind).log().float()
+
+    def prior(self, spelling, groups):
+        """(M, S) tokens -> (N, 257) log count of each symbol after the beginning of the token, less that of one
+        which no token has there, a hundredth: the logits of a model that knows nothing but the counts."""
+        if self.edges is None:
+            self.grow()
+        node, nodes = torch.zeros_like(spelling[:, 0], dtype=torch.long), []
+        for place in range(spelling.size(1) - 1):
+            nodes.append(node)
+            edge = 257 * node + spelling[:, place]
+            found = torch.searchsorted(self.edges, edge).clamp(max=len(self.edges) - 1)
+            node = (found + 1).where(self.edges[found] == edge, -1)              # -1: the vocabulary left behind
+        distinct, which = pack(torch.stack(nodes, dim=1), groups).unique(return_inverse=True)
+        logits = torch.zeros(len(distinct), 257, device=node.device)
+        first, last = (torch.searchsorted(self.edges, 257 * (distinct + i)) for i in (0, 1))
+        row = torch.arange(len(distinct), device=node.device).repeat_interleave(last - first)
+        edge = torch.arange(len(row), device=node.device) + (last - (last - first).cumsum(0))[row]
+        logits[row, self.edges[edge] % 257] = self.log_counts[edge] - math.log(0.01)
+        return logits[which]                                                     # (N, 257)
+
+    def spelled(self, token):
+        return bytes(b for b in self.spelling[token].tolist() if b != self.END)
 
     def sort(self, tokens, most):
         """(M) ids -> the order that sorts them by length, their spelling (M, S) in it, and the groups
@@ -309,7 +393,7 @@ class BytePool(nn.Module):
         x = x.to(self.norm.weight.dtype)                                         # (N, D)
         for block in self.decoder:
             x = block(x, groups)
-        return self.head(self.norm(x))
+        return self.head(self.norm(x)) + self.prior(spelling, groups)
 
     @torch.no_grad()
     def freeze(self):
@@ -391,7 +475,15 @@ class GPT(nn.Module):
         self.config = config
         self.dropout = Dropout()
         self.tokens = TOKENS[config.embedding](config)
-        self.blocks = nn.ModuleList(Block(config, self.dropout) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList()
+        for i in range(config.n_layer):
+            first = i % (config.share_every or config.n_layer) == 0   # of the layers that share
+            if first or config.share != 'block':
+                attn = Attention(config)
+            if first or config.share == 'none':
+                ffn = FeedForward(config.n_embd, config.d_ff, config.ffn)
+            self.blocks.append(Block(config, shared(attn, config.lora_rank * (config.share == 'block')),
+                                     shared(ffn, config.lora_rank), self.dropout))
         self.norm = nn.RMSNorm(config.n_embd, eps=1e-5)
         cos, sin = rotary_angles(config.block_size, config.n_embd // config.n_head)
         self.register_buffer('cos', cos, persistent=False)
@@ -406,7 +498,8 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
             for proj in (block.attn.out, block.ffn.down):
-                nn.init.normal_(proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+                weight = proj.linear.weight if isinstance(proj, LoRA) else proj.weight
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
         self.tokens.init_weights()
 
     def hidden(self, idx, caches=None):
@@ -422,18 +515,6 @@ class GPT(nn.Module):
         """The parameters that are looked up or score symbols: AdamW's, where Muon takes the other matrices."""
         embeddings = [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
         return list(dict.fromkeys([*embeddings, self.tokens.head.weight]))   # a tied one once
-
-    def spell(self, spelling):
-        """Tell the model each token's bytes: a list with an item for each id, b'' for <|endoftext|>."""
-        if self.config.embedding == 'byte_pool':
-            S, END = self.config.max_bytes + 1, BytePool.END
-            rows = [[*token, *[END] * (S - len(token))] for token in spelling]
-            self.tokens.spelling.copy_(torch.tensor(rows))                       # (V, S)
-
-    def spelled(self, token):
-        """The bytes of a token, if this model spells; else None."""
-        if self.config.embedding == 'byte_pool':
-            return bytes(b for b in self.tokens.spelling[token].tolist() if b != BytePool.END)
 
     def forward(self, idx, targets):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""
@@ -477,8 +558,8 @@ class GPT(nn.Module):
         def part(path):
             if path[0] == 'tokens' and self.config.embedding == 'byte_pool':
                 return 'byte encoder' if path[1] in ('byte_in', 'place_in', 'encoder', 'pool') else 'byte decoder'
-            names = {'tokens': 'token tables', 'attn': 'attention', 'ffn': 'feed-forward'}
-            return next((names[word] for word in path if word in names), 'norms')
+            names = {'tokens': 'token tables', 'attn': 'attention', 'ffn': 'feed-forward', 'A': 'LoRA', 'B': 'LoRA'}
+            return next((names[word] for word in reversed(path) if word in names), 'norms')
         parts = {}
         for name, p in self.named_parameters():   # which yields a shared tensor once
             key = part(name.split('.'))

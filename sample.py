@@ -92,7 +92,7 @@ with autocast:
         for i, token in enumerate(tokens.tolist()):
             ended[i] = ended[i] or token == encoding.eot_token
             if not ended[i]:   # a character cut between two tokens waits in the decoder until it is whole
-                new = decoders[i].decode(model.spelled(token) or encoding.decode_bytes([token]))
+                new = decoders[i].decode(model.tokens.spelled(token) or encoding.decode_bytes([token]))
                 samples[i] += new
                 if i == 0:
                     print(new, end='', flush=True)

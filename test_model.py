@@ -4,6 +4,7 @@ Hugging Face's Llama, a brute-force loop. Reading them is a second way to read m
 
     python -m pytest test_model.py
 """
+import io
 import math
 from itertools import product
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import GPT, TOKENS, Config, Dropout, causal_attention, choose, rotary_angles, rotate
+from model import GPT, TOKENS, Config, Dropout, LoRA, causal_attention, choose, rotary_angles, rotate
 
 TINY = dict(vocab_size=97, block_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=48)
 
@@ -22,13 +23,14 @@ LETTERS = [''.join(s).encode() for n in range(5) for s in product('ab', repeat=n
 # the 97 tokens of the tiny byte model: among them the empty one (end of text), emoji halves, invalid UTF-8
 SPELLING = LETTERS + [b'\xf0\x9f', b'\x90\x88', '猫'.encode(), '🐈'.encode(), b'\xff\xfe', b'\x00'] + [
     bytes([i]) for i in range(60)]
+COUNTS = torch.arange(97) % 7   # of each in an imagined training text
 
 
 def tiny(**changes):
     torch.manual_seed(0)
     model = GPT(Config(**{**TINY, **changes})).eval()
     if model.config.embedding == 'byte_pool':
-        model.spell(SPELLING)
+        model.tokens.spell(SPELLING, COUNTS)
         for p in model.tokens.parameters():   # far from the mild initial ones
             torch.nn.init.normal_(p, mean=float(p.dim() == 1), std=0.3)
     return model
@@ -177,8 +179,13 @@ def naive_spelling(model, h, token):
             scores = (k[:t + 1, head] @ q[t, head] / math.sqrt(8)).exp()
             mixed[t, head] = scores @ v[:t + 1, head] / scores.sum()
         x = x + mixed.flatten(1) @ w['out.weight'].T
-        x = x + F.gelu(norm(x, f'decoder.{i}.ffn_norm.weight') @ w['up.weight'].T) @ w['down.weight'].T
+        gate, up = (norm(x, f'decoder.{i}.ffn_norm.weight') @ w[f'ffn.{name}.weight'].T for name in ('gate', 'up'))
+        x = x + (gate * torch.sigmoid(gate) * up) @ w['ffn.down.weight'].T
     logits = norm(x, 'norm.weight') @ weights['head.weight'].T
+    for place, symbol in product(range(len(symbols)), range(257)):   # plus the log counts in the training text
+        begins = [*symbols[:place], symbol]
+        logits[place, symbol] += math.log(sum(n.item() + 1 for n, other in zip(COUNTS, SPELLING)
+                                              if [*other, 256][:4][:place + 1] == begins) or 0.01)
     return logits.logsumexp(-1, keepdim=True) - logits
 
 
@@ -203,7 +210,7 @@ def test_the_probabilities_of_all_byte_strings_sum_to_one():
     model = GPT(Config(**{**TINY, **BYTES, 'vocab_size': len(strings), 'max_bytes': 2})).double()
     for p in model.tokens.parameters():
         torch.nn.init.normal_(p, std=0.5)
-    model.spell(strings)
+    model.tokens.spell(strings, torch.ones(len(strings)))
     h = torch.randn(1, 1, 32, dtype=torch.float64).expand(1, len(strings), 32)
     with torch.no_grad():
         nats = model.tokens.nll(h, torch.arange(len(strings))[None]).sum(-1).double()
@@ -240,12 +247,13 @@ def test_a_tokens_vector_depends_on_its_spelling_alone_and_freezing_changes_noth
     for other in (alone, model.tokens.embed(every)[0]):
         torch.testing.assert_close(together, other, atol=1e-5, rtol=0)
     same = tiny(**BYTES)
-    same.spell(SPELLING[1:] + SPELLING[:1])   # other ids, the same spelling
+    same.tokens.spell(SPELLING[1:] + SPELLING[:1], COUNTS)   # other ids, the same spelling
     torch.testing.assert_close(same.tokens.embed((every - 1) % 97)[0], together, atol=1e-5, rtol=0)
 
 
 def test_greedy_spelling_takes_the_likeliest_symbol_each_time_and_may_invent_tokens():
     model, text = tiny(**BYTES), tokens(3, 7)
+    model.tokens.head.weight.data *= 10   # so that it may prefer a spelling that no token has
     h, invented = model.hidden(text)[:, -1], 0
     model.tokens.freeze()
     for i, token in enumerate(model.tokens.sample(h, temperature=0).tolist()):
@@ -253,7 +261,7 @@ def test_greedy_spelling_takes_the_likeliest_symbol_each_time_and_may_invent_tok
         while len(spelled) < 4 and not ended:
             best = naive_spelling(model, h[i], spelled)[-1].argmin().item()
             ended, spelled = best == 256, spelled + bytes([best] * (best < 256))
-        assert model.spelled(token) == spelled
+        assert model.tokens.spelled(token) == spelled
         invented += token >= 97
         assert token >= 97 or SPELLING[token] == spelled
     assert invented and model.tokens.table.shape == (97 + invented, 32)
@@ -264,6 +272,48 @@ def test_the_byte_modules_are_a_tenth_of_the_table_that_they_replace():
     shape = dict(vocab_size=50257, n_layer=10, n_head=16, n_kv_head=16, n_embd=512)   # the paper's 50M shape
     table, pool = (GPT(Config(**shape, embedding=kind)).count_parameters() for kind in TOKENS)
     assert pool['byte encoder'] + pool['byte decoder'] <= 0.1 * table['token tables'] == 0.1 * 50257 * 512
+
+
+# ---- weight sharing
+
+SHARED = [dict(share='ffn'), dict(share='ffn', share_every=2, lora_rank=3), dict(share='block'),
+          dict(share='block', share_every=2), dict(share='block', lora_rank=3)]
+
+
+@pytest.mark.parametrize('change', SHARED)
+def test_a_sharing_model_equals_an_unshared_one_with_the_same_matrices_in_each_layer(change):
+    model, plain = tiny(n_layer=4, **change), tiny(n_layer=4)
+    weights = dict(model.state_dict())
+    for name in [name for name in weights if name.endswith('.A.weight')]:   # W + B A, layer by layer
+        path = name.removesuffix('.A.weight')
+        torch.nn.init.normal_(weights[f'{path}.B'], std=0.2)
+        weights[f'{path}.weight'] = weights.pop(f'{path}.linear.weight') + weights.pop(f'{path}.B') @ weights.pop(name)
+    plain.load_state_dict(weights)
+    idx, targets = tokens(2, 64), tokens(2, 64, seed=2)
+    torch.testing.assert_close(model(idx, targets), plain(idx, targets), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('change', SHARED)
+def test_what_is_shared_is_counted_once_and_saved_once(change):
+    model, C, d_ff, kv = tiny(n_layer=4, **change), 32, 48, 16
+    groups, rank = 4 // (change.get('share_every') or 4), change.get('lora_rank', 0)
+    attn, ffn = 2 * C * C + 2 * C * kv, 3 * C * d_ff
+    lora = rank * (3 * (C + d_ff) + (2 * 2 * C + 2 * (C + kv)) * (change['share'] == 'block'))
+    parts = model.count_parameters()
+    assert parts['feed-forward'] == groups * ffn and parts.get('LoRA', 0) == 4 * lora
+    assert parts['attention'] == (groups if change['share'] == 'block' else 4) * attn
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    assert file.tell() < 4 * sum(parts.values()) + 4 * 64 * 8 + 30000   # the rest: cos, sin, names
+
+
+def test_a_fresh_lora_changes_nothing():
+    model, idx = tiny(n_layer=4, share='block', lora_rank=3), tokens(2, 64)
+    adapted = model.hidden(idx)
+    for module in model.modules():
+        if isinstance(module, LoRA):
+            torch.nn.init.zeros_(module.A.weight)
+    assert torch.equal(model.hidden(idx), adapted)
 
 
 # ---- initialisation and parameters
@@ -287,7 +337,8 @@ def test_parameters_are_counted_once(tied):
 
 @pytest.mark.parametrize('wrong, named', [
     (dict(n_head=3), 'n_embd=32'), (dict(n_kv_head=3), 'n_kv_head=3'), (dict(ffn='relu'), "ffn='relu'"),
-    (dict(n_layer=0), 'n_layer=0'), (dict(block_size=-1), 'block_size=-1')])
+    (dict(n_layer=0), 'n_layer=0'), (dict(block_size=-1), 'block_size=-1'), (dict(share='all'), "share='all'"),
+    (dict(share_every=-1), 'share_every=-1'), (dict(lora_rank=4), 'lora_rank=4')])
 def test_an_impossible_shape_is_an_error_that_names_it(wrong, named):
     with pytest.raises(ValueError, match=named):
         Config(**{**TINY, **wrong})
@@ -325,7 +376,7 @@ def test_a_dropout_schedule_is_one_compiled_graph():
 
 # ---- generation
 
-@pytest.mark.parametrize('change', [{}, BYTES])
+@pytest.mark.parametrize('change', [{}, BYTES, dict(share='block', lora_rank=3)])
 def test_cached_states_equal_uncached_ones_past_the_context_too(change):
     """The window, as read() states it: when it outgrows block_size, its newer half is read afresh."""
     model, text = tiny(block_size=16, **change), tokens(2, 50)

@@ -8,7 +8,7 @@ Train a super tiny language model.
     torchrun --nproc_per_node=4 train.py --grad_accum=4 # several GPUs
 """
 # data
-dataset = 'pydocs'             # data/<dataset>-<tokenizer>/, made by prepare_wiki.py
+dataset = 'pydocs'             # data/<dataset>-<tokenizer>/, made by prepare_wiki.py; a mix is 'simplewiki:3,pydocs:1'
 tokenizer = 'bpe4096'          # bpe<N>, gpt2, gpt2-16 or byte
 data_dir = 'data'              # where the data sets are
 out_dir = 'out/quick'          # for ckpt.pt (last), best.pt, log.csv
@@ -21,6 +21,9 @@ n_embd = 192                   # width
 d_ff = 576                     # width of the feed-forward
 ffn = 'swiglu'                 # swiglu or gelu
 tie_embeddings = True          # one table for input and output
+share = 'none'                 # what layers have in common: none, ffn, or block (attention too)
+share_every = 0                # how many consecutive layers do; 0 is all
+lora_rank = 0                  # of each layer's own change to the matrices that it shares; 0 is none
 embedding = 'table'            # table, or byte_pool: no tables, tokens are spelled in and out
 n_byte_embd = 128              # width of byte_pool's encoder and decoder
 n_byte_head = 4                # their attention heads
@@ -37,15 +40,19 @@ muon_lr = 0.04                 # Muon's
 weight_decay = 0.1             # of matrices
 beta2 = 0.95                   # AdamW's; its beta1 is 0.9
 grad_clip = 1.0                # largest norm of the gradient; 0 for any
+schedule = 'cosine'            # of the learning rate after its warmup: cosine, or wsd (constant, then a line down)
 warmup_iters = 5               # steps of linear warmup
-final_lr = 0.0                 # where the cosine ends, as a share of the peak
+decay_share = 0.4              # of all steps, that wsd's line takes
+final_lr = 0.0                 # where the schedule ends, as a share of the peak
 dropout: float | list = 0.0    # p, or [(step, p), ...] with straight lines between
+ema = 0.0                      # evaluate and keep an average of the weights over about 1/(1 - ema) steps; 0 is none
 seed = 1337                    # of the weights, the data order and dropout
 # watching
 eval_interval = 100            # steps from one held-out evaluation and checkpoint to the next
 eval_tokens = 2**20            # most tokens of an evaluation; the final figure is of the whole split
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
+stride = 0                     # tokens from one window of eval_only to the next; 0 is half of block_size
 log_interval = 25              # steps from one line to the next
 # machine
 device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
@@ -55,12 +62,13 @@ compile = False                # torch.compile, on CUDA only
 from configurator import FORMAT, configure, load_checkpoint, pick_device
 settings, given = configure(
     globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test',
-                           dtype='auto bfloat16 float32'), at_least={
-        0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters final_lr seed',
+                           schedule='cosine wsd', dtype='auto bfloat16 float32'), at_least={
+        0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters decay_share final_lr ema stride seed',
         1: 'max_iters batch_size grad_accum eval_interval eval_tokens log_interval', 2: 'block_size'})
 
 import csv
 import gzip
+import json
 import math
 import os
 import pathlib
@@ -73,6 +81,8 @@ from dataclasses import asdict, fields
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.flop_counter import FlopCounterMode
 
 import prepare_wiki
 from model import GPT, Config
@@ -83,7 +93,7 @@ from model import GPT, Config
 out, checkpoint = pathlib.Path(out_dir), None
 if init_from == 'resume' or eval_only:
     checkpoint = load_checkpoint(out / ('best.pt' if eval_only else 'ckpt.pt'))
-    kept = (*checkpoint['config'], 'dataset', 'tokenizer', 'optimizer', 'weight_decay', 'beta2', 'seed')
+    kept = (*checkpoint['config'], 'dataset', 'tokenizer', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed')
     for name, value in checkpoint['settings'].items():
         if name not in (*given, 'out_dir'):
             globals()[name] = settings[name] = value
@@ -92,10 +102,10 @@ if init_from == 'resume' or eval_only:
 points = dropout if isinstance(dropout, list) else [(0, dropout)]
 try:
     steps, ps = np.array(points, dtype=float).T
-    if beta2 >= 1 or (np.diff(steps) <= 0).any() or not ((0 <= ps) & (ps < 1)).all():
+    if beta2 >= 1 or ema >= 1 or (np.diff(steps) <= 0).any() or not ((0 <= ps) & (ps < 1)).all():
         raise ValueError
 except ValueError:
-    sys.exit(f'beta2={beta2} must be below 1, and dropout={dropout} p, or [(step, p), ...] with growing steps, '
+    sys.exit(f'beta2={beta2} and ema={ema} must be below 1, and dropout={dropout} p, or [(step, p), ...] with growing steps, '
              'and p at least 0 and below 1')
 
 # -----------------------------------------------------------------------------------------------
@@ -120,12 +130,22 @@ def say(message):
 
 if not master:   # the others wait while the first process prepares the data, if need be
     dist.barrier()
-folder, meta = prepare_wiki.load(dataset, tokenizer, data_dir)
+mix = dict(item.partition(':')[::2] for item in dataset.split(','))              # {name: share}
+try:
+    shares = np.array([float(share or 1) for share in mix.values()])
+    if not all(shares > 0):
+        raise ValueError
+except ValueError:
+    sys.exit(f"dataset={dataset}: a name, or a mix as 'simplewiki:3,pydocs:1', with shares above 0")
+sets = [prepare_wiki.load(name, tokenizer, data_dir) for name in mix]            # [(folder, meta)]
 if master and world > 1:
     dist.barrier()
+(folder, meta), *others = sets
+if any(other['tokenizer'] != meta['tokenizer'] for _, other in others):
+    sys.exit(f'dataset={dataset}: each has a tokenizer={tokenizer} of its own; a mix needs gpt2, gpt2-16 or byte')
 
 
-def open_split(split):
+def open_split(folder, meta, split):
     tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')
     if len(tokens) <= block_size:
         sys.exit(f'{folder}/{split}.bin has {len(tokens)} tokens and one block needs {block_size + 1}: '
@@ -133,60 +153,70 @@ def open_split(split):
     return tokens
 
 
-def load_blocks(tokens, starts, length=block_size):
-    """The tokens of the blocks at `starts`, and the token after each: two (B, T) int64."""
-    blocks = np.stack([tokens[start:start + length + 1] for start in starts]).astype(np.int64)
+def load_blocks(blocks):
+    """The tokens of the blocks [(token file, start)], and the token after each: two (B, T) int64."""
+    blocks = np.stack([tokens[start:start + block_size + 1] for tokens, start in blocks]).astype(np.int64)
     blocks = torch.from_numpy(blocks).to(device)                                 # (B, T + 1)
     return blocks[:, :-1], blocks[:, 1:]
 
 
 class Order:
-    """Every block once in an epoch, in an order drawn from (seed, epoch), cut elsewhere each epoch.
-    Two integers say where we are: the epoch, and how many of its blocks are read."""
+    """Every block of a token file once in an epoch, in an order drawn from (seed, epoch), cut elsewhere each
+    epoch. Two integers say where we are: the epoch, and how many of its blocks are read."""
 
-    def __init__(self, n_tokens, epoch=0, read=0):
-        self.n_tokens, self.epoch, self.read = n_tokens, epoch, read
+    def __init__(self, tokens, epoch=0, read=0):
+        self.tokens, self.epoch, self.read = tokens, epoch, read
         self.shuffle()
 
     def shuffle(self):
-        rng = np.random.default_rng((seed, self.epoch))
-        first = rng.integers(min(block_size, self.n_tokens - block_size))
-        self.starts = first + block_size * rng.permutation((self.n_tokens - 1 - first) // block_size)
+        rng, n = np.random.default_rng((seed, self.epoch)), len(self.tokens)
+        first = rng.integers(min(block_size, n - block_size))
+        self.starts = first + block_size * rng.permutation((n - 1 - first) // block_size)
 
-    def next(self, n):
-        """Where the next n blocks start."""
-        chosen = []
-        while len(chosen) < n:
-            if self.read >= len(self.starts):
-                self.epoch, self.read = self.epoch + 1, 0
-                self.shuffle()
-            more = self.starts[self.read:self.read + n - len(chosen)]
-            chosen, self.read = [*chosen, *more], self.read + len(more)
-        return chosen
+    def next(self):
+        """(token file, where the next block starts)."""
+        if self.read >= len(self.starts):
+            self.epoch, self.read = self.epoch + 1, 0
+            self.shuffle()
+        self.read += 1
+        return self.tokens, self.starts[self.read - 1]
+
+
+def next_blocks(n):
+    """The n blocks of this step. Which data set the b-th block of the run is from: where b times the golden
+    ratio, without its whole part, falls among the shares. So they are evenly spread, and b tells it all."""
+    which = np.searchsorted(np.cumsum(shares / shares.sum()), (it * n + np.arange(n)) * 0.618034 % 1, 'right')
+    return [orders[i].next() for i in which]
 
 
 @torch.no_grad()
-def evaluate(split, most_tokens=math.inf):
-    """Held-out (nats per token, bits per byte) over blocks side by side of the split, or of its first
-    most_tokens. All bytes are charged: only the very first token, an end of text, is not predicted."""
-    tokens = open_split(split)
-    n = min(len(tokens) - 1, most_tokens)
-    size = int(token_bytes[tokens[1:n + 1]].sum())
-    if n == len(tokens) - 1 and size != meta['splits'][split]['bytes']:
-        sys.exit(f'{folder}: {split}.bin and meta.json disagree; delete the folder and prepare it again')
-    full, rest = divmod(n, block_size)
-    jobs = [(range(i, min(i + batch_size, full)), block_size) for i in range(0, full, batch_size)]
-    jobs += [([full], rest)] * (rest > 0)
-    nats = torch.zeros((), dtype=torch.float64)
-    raw_model.eval()
-    for blocks, length in jobs[rank::world]:
-        with autocast:
-            nll = raw_model(*load_blocks(tokens, [i * block_size for i in blocks], length))   # (B, T)
-        nats += nll.cpu().double().sum()
-    raw_model.train()
+def evaluate(split, most_tokens=math.inf, stride=block_size):
+    """Held-out nats per token, bits per byte, and all nats, over the split, or its first most_tokens. Windows of
+    block_size begin every `stride` tokens, and each predicts what the one before didn't. All bytes are charged:
+    only the very first token, an end of text, is not predicted."""
+    nats, n_tokens, n_bytes = torch.zeros((), dtype=torch.float64), 0, 0
+    progress = prepare_wiki.Progress(f'evaluating {split}')
+    judged.eval()
+    for folder, meta in sets:
+        tokens = open_split(folder, meta, split)
+        n = max(min(len(tokens) - 1, most_tokens), block_size)
+        size = int(token_bytes[tokens[1:n + 1]].sum())
+        if n == len(tokens) - 1 and size != meta['splits'][split]['bytes']:
+            sys.exit(f'{folder}: {split}.bin and meta.json disagree; delete the folder and prepare it again')
+        ends = np.array([*range(block_size, n, stride), n])
+        new = torch.from_numpy(np.diff(ends, prepend=0))   # how many tokens each window is the first to predict
+        for i in range(rank * batch_size, len(ends), world * batch_size):
+            batch = slice(i, i + batch_size)
+            with autocast:
+                nll = judged(*load_blocks([(tokens, end - block_size) for end in ends[batch]]))   # (B, T)
+            fresh = torch.arange(block_size) >= block_size - new[batch, None]                     # (B, T)
+            nats += nll.cpu().double()[fresh].sum()
+            progress((i + batch_size) / (len(ends) + batch_size))
+        n_tokens, n_bytes = n_tokens + n, n_bytes + size
+    judged.train()
     if world > 1:
         dist.all_reduce(nats := nats.to(device))
-    return nats.item() / n, nats.item() / math.log(2) / size
+    return nats.item() / n_tokens, nats.item() / math.log(2) / n_bytes, nats.item()
 
 
 # -----------------------------------------------------------------------------------------------
@@ -201,7 +231,8 @@ except ValueError as error:
 model = raw_model = GPT(config).to(device)
 encoding = prepare_wiki.make_tokenizer(tokenizer, folder)
 spelling = prepare_wiki.spelling(encoding)
-raw_model.spell(spelling)
+counts = sum(np.bincount(open_split(*data, 'train'), minlength=len(spelling)) for data in sets)
+raw_model.tokens.spell(spelling, torch.from_numpy(counts))
 token_bytes = np.array([len(token) for token in spelling])
 raw_model.dropout.set(ps.max())
 torch.manual_seed(seed + rank)   # each process drops units of its own
@@ -217,16 +248,21 @@ else:
     adamw.append(dict(params=matrices, weight_decay=weight_decay))
 optimizers.append(torch.optim.AdamW(adamw, lr=learning_rate, betas=(0.9, beta2), fused=True))
 
-tokens = open_split('train')
-it, best, seconds, order = 0, math.inf, 0.0, Order(len(tokens))
+trained_on = [[meta['tokenizer'], meta['splits']] for _, meta in sets]
+orders = [Order(open_split(*data, 'train')) for data in sets]
+it, best, seconds = 0, math.inf, 0.0
+averaged = AveragedModel(raw_model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
+judged = averaged.module if ema else raw_model   # what is evaluated, and kept in best.pt
 if checkpoint:
-    if checkpoint['data'] != [meta['tokenizer'], meta['splits']]:
+    if checkpoint['data'] != trained_on:
         sys.exit(f'{folder}: not the data that {out_dir} was trained on; it was prepared again')
     raw_model.load_state_dict(checkpoint['model'])
+    if ema and not eval_only:
+        averaged.load_state_dict(checkpoint['ema'])
     for o, state in zip(optimizers, checkpoint['optimizers']):
         o.load_state_dict(state)
     it, best, seconds = checkpoint['iter'], checkpoint['best'], checkpoint['seconds']
-    order = Order(len(tokens), *checkpoint['order'])
+    orders = [Order(order.tokens, *at) for order, at in zip(orders, checkpoint['order'])]
     torch.set_rng_state(checkpoint['rng']) if master else torch.manual_seed(seed + rank + world * it)
     if master and device.type == 'cuda' and checkpoint['cuda_rng'] is not None:
         torch.cuda.set_rng_state(checkpoint['cuda_rng'])
@@ -236,12 +272,25 @@ parts = raw_model.count_parameters()
 say(machine)
 say(f'parameters: {sum(parts.values()):,} = ' + ' + '.join(f'{part} {n:,}' for part, n in parts.items()))
 if eval_only:
-    nats, bpb = evaluate(split)
-    say(f'{split} split after {it} steps: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
+    judged, stride = raw_model, stride or block_size // 2
+    nats, bpb, total = evaluate(split, stride=stride)
+    say(f'{split} split after {it} steps, windows of {block_size} tokens, a new one every {stride}: '
+        f'{nats:.4f} nats per token, {bpb:.4f} bits per byte')
+    counts = {unit: sum(meta['splits'][split][f'{unit}s'] for _, meta in sets) for unit in ('byte', 'char', 'word')}
+    say('perplexity: ' + ', '.join(f'{math.exp(total / n):.4g} per {unit}' for unit, n in counts.items()))
     sys.exit()
-step_tokens, train_has = batch_size * grad_accum * block_size, meta['splits']['train']
-say(f"data: {folder}, {train_has['tokens']:,} tokens of {train_has['bytes'] / train_has['tokens']:.2f} bytes; "
-    f"{max_iters} steps of {step_tokens:,} tokens are {max_iters * step_tokens / train_has['tokens']:.1f} epochs")
+train_has = {unit: sum(meta['splits']['train'][unit] for _, meta in sets) for unit in ('tokens', 'bytes')}
+step_tokens = batch_size * grad_accum * block_size
+step_bytes = step_tokens * sum(share * meta['splits']['train']['bytes'] / meta['splits']['train']['tokens']
+                               for share, (_, meta) in zip(shares / shares.sum(), sets))
+with FlopCounterMode(display=False) as counter, torch.no_grad():
+    raw_model.eval()(*load_blocks([(orders[0].tokens, 0)]))
+raw_model.train()
+flops = 3 * counter.get_total_flops() / block_size   # the backward pass costs two forward passes
+say(f'training costs {flops / 1e6:,.1f} million floating-point operations a token')
+say(f"data: {', '.join(str(folder) for folder, _ in sets)}: {train_has['tokens']:,} tokens of "
+    f"{train_has['bytes'] / train_has['tokens']:.2f} bytes; {max_iters} steps of {step_tokens:,} tokens are "
+    f"{max_iters * step_tokens / train_has['tokens']:.1f} epochs")
 if compile and device.type == 'cuda':
     model = torch.compile(model)
 if world > 1:
@@ -249,11 +298,12 @@ if world > 1:
 
 
 def lr_factor(it):
-    """Linear warmup, then half a cosine from 1 to final_lr."""
+    """Linear warmup; then from 1 to final_lr as half a cosine, or level and then a straight line (wsd)."""
     if it < warmup_iters:
         return (it + 1) / (warmup_iters + 1)
     done = (it - warmup_iters) / max(1, max_iters - warmup_iters)
-    return final_lr + (1 - final_lr) * (1 + math.cos(math.pi * done)) / 2
+    cosine, line = (1 + math.cos(math.pi * done)) / 2, min(1, (max_iters - it) / (decay_share * max_iters + 1))
+    return final_lr + (1 - final_lr) * (line if schedule == 'wsd' else cosine)
 
 
 # -----------------------------------------------------------------------------------------------
@@ -262,21 +312,21 @@ def lr_factor(it):
 def save(*names):
     """The whole state, under each name. A file is replaced only by a whole one."""
     state = dict(
-        format=FORMAT, model=raw_model.state_dict(), optimizers=[o.state_dict() for o in optimizers],
-        config=asdict(config), data=[meta['tokenizer'], meta['splits']], settings=settings, iter=it, best=best,
-        seconds=time.time() - start, order=[order.epoch, order.read], rng=torch.get_rng_state(),
+        format=FORMAT, ema=averaged.state_dict() if ema else None, optimizers=[o.state_dict() for o in optimizers],
+        config=asdict(config), data=trained_on, settings=settings, iter=it, best=best,
+        seconds=time.time() - start, order=[[order.epoch, order.read] for order in orders], rng=torch.get_rng_state(),
         cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
     for name in names if master else ():
-        part = out / f'{name}.part'
+        part, weights = out / f'{name}.part', judged if name == 'best.pt' else raw_model
         try:
-            torch.save(state, part)
+            torch.save(dict(state, model=weights.state_dict()), part)
             os.replace(part, out / name)
         except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
             part.unlink(missing_ok=True)
             sys.exit(f'{out / name}: not written ({str(error).splitlines()[0]}); any older one is kept')
 
 
-COLUMNS = ('iter', 'tokens', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
+COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
            'tokens_per_s', 'seconds')
 log_file = out / 'log.csv'
 if master:
@@ -298,7 +348,7 @@ if master:
 def held_out():
     """Evaluate, and save the state; it is the best one too if nothing before it was better."""
     global best
-    nats, bpb = evaluate('val', eval_tokens)
+    nats, bpb, _ = evaluate('val', eval_tokens)
     if not math.isfinite(nats):
         sys.exit(f'step {it}: the held-out loss is {nats}; lower the learning rate. The last checkpoint is kept')
     say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')
@@ -309,7 +359,7 @@ def held_out():
 
 
 def log(**values):
-    values = dict(iter=it, tokens=it * step_tokens, epoch=it * step_tokens / train_has['tokens'],
+    values = dict(iter=it, tokens=it * step_tokens, bytes=round(it * step_bytes), epoch=it * step_tokens / train_has['tokens'],
                   seconds=time.time() - start, **values)
     values = {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in values.items()}
     if master:
@@ -338,10 +388,10 @@ while it < max_iters and not stopped:
     p = float(np.interp(it, steps, ps))
     raw_model.dropout.set(p)
 
-    mine = order.next(batch_size * grad_accum)[rank::world]
+    mine = next_blocks(batch_size * grad_accum)[rank::world]
     n_micro = grad_accum // world
     for micro in range(n_micro):
-        x, y = load_blocks(tokens, mine[micro::n_micro])
+        x, y = load_blocks(mine[micro::n_micro])
         model.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up the gradients once
         with autocast:
             loss = model(x, y).mean() / n_micro
@@ -351,6 +401,8 @@ while it < max_iters and not stopped:
     for o in optimizers:
         o.step()
         o.zero_grad(set_to_none=True)
+    if ema:
+        averaged.update_parameters(raw_model)
     it += 1
 
     values = {}
@@ -378,19 +430,23 @@ if stopped:
     sys.exit(130)
 if it == first and master:
     sys.exit(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
-whole = len(open_split('val')) - 1 <= eval_tokens   # then the last evaluation was of all of it
-bpb = values['val_bpb'] if whole else evaluate('val')[1]
+whole = all(len(open_split(*data, 'val')) - 1 <= eval_tokens for data in sets)
+bpb = values['val_bpb'] if whole else evaluate('val')[1]   # if whole, the last evaluation was of all of it
 if master:
-    raw_model.eval()
-    prompt = open_split('val')[:9].tolist()   # the end of text before it, and a held-out text's first 8 tokens
+    judged.eval()
+    held = open_split(folder, meta, 'val')
+    prompt = held[:9].tolist()   # the end of text before it, and a held-out text's first 8 tokens
     with autocast:
-        more = raw_model.generate(torch.tensor([prompt], device=device), 100, temperature=0.8, top_k=50)
+        more = judged.generate(torch.tensor([prompt], device=device), 100, temperature=0.8, top_k=50)
         ids = prompt[1:] + [token.item() for token in more]
-    sample = b''.join(raw_model.spelled(i) or spelling[i] or b'\n\n' for i in ids)
+    sample = b''.join(judged.tokens.spelled(i) or spelling[i] or b'\n\n' for i in ids)
     print(f"\n--- a held-out text's first words, continued\n{sample.decode(errors='replace')}\n---")
-    text = b''.join(spelling[i] for i in open_split('val')[:2**21].tolist())   # a long one would take minutes
+    text = b''.join(spelling[i] for i in held[:2**21].tolist())   # more would take minutes
     print(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {8 * len(gzip.compress(text, 9)) / len(text):.3f}'
-          ' for the same text')
+          f' for the same text{", its first megabytes" * (len(held) > 2**21)}')
+    result = dict(val_bpb=bpb, tokens=it * step_tokens, bytes=round(it * step_bytes), seconds=time.time() - start,
+                  flops_per_token=flops, parameters=parts, settings=settings, machine=machine)
+    (out / 'result.json').write_text(json.dumps(result, indent=1), encoding='utf-8')
     print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')
     print(f'next: python sample.py --out_dir={out_dir} --prompt="A list is"')
 if world > 1:

@@ -3,6 +3,5 @@
 # At this size the byte decoder costs more than the rest of the model, so it sees fewer tokens in the same time.
 out_dir = 'out/quick_byte'
 embedding = 'byte_pool'
-learning_rate = 2e-2   # the byte embeddings start large and learn slowly below this
 max_iters = 240
 eval_interval = 80

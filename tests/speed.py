@@ -10,9 +10,9 @@ train.py runs here. Generation is token by token after a prompt of 400.
 """
 nanogpt = '../nanoGPT'     # a clone of it
 rounds = 5                 # measurements of each, in turn; the median counts
-worker = ''                # (how the script calls itself)
-embedding = 'table'        # ours: table, or byte_pool (with --text, since its speed depends on the words)
-text = ''                  # a token file of gpt2-16, as data/mine-gpt2-16/train.bin; none: random tokens
+worker = ''                # (how the script calls itself, for each of nanogpt, table, byte_pool)
+text = ''                  # a token file of gpt2-16, as data/mine-gpt2-16/train.bin: then byte pooling runs as well,
+#                            whose speed depends on the words; none: random tokens
 ffn = 'gelu'               # with d_ff 2048, nanoGPT's own shape: 57.2 million parameters each
 d_ff = 2048                # ours
 dropout = 0.1              # both
@@ -44,7 +44,10 @@ def work():
     tokens = torch.randint(50257, (4, 513))
     if text:
         import numpy as np
+        import prepare_wiki
         file = np.memmap(text, '<u2', 'r')
+        counts = torch.from_numpy(np.bincount(file, minlength=50304))
+        spelling = [*prepare_wiki.spelling(prepare_wiki.make_tokenizer('gpt2-16')), *[b''] * 47]
         tokens = torch.from_numpy(np.stack([file[i * 50000:][:513] for i in range(4)]).astype(np.int64))
     x, y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     if worker == 'nanogpt':
@@ -61,10 +64,9 @@ def work():
         from model import GPT, Config
         _, context, _ = pick_device('cpu')
         model = GPT(Config(block_size=512, vocab_size=50304, n_layer=10, n_head=16, n_kv_head=16, n_embd=512,
-                           ffn=ffn, d_ff=d_ff, embedding=embedding))
+                           ffn=ffn, d_ff=d_ff, embedding=worker))
         if text:
-            import prepare_wiki
-            model.spell([*prepare_wiki.spelling(prepare_wiki.make_tokenizer('gpt2-16')), *[b''] * 47])
+            model.tokens.spell(spelling, counts)
         model.dropout.set(dropout)
         optimizer = torch.optim.AdamW(model.parameters(), 6e-4, (0.9, 0.95), weight_decay=0.1, fused=True)
         loss_of = lambda: model(x, y).mean()
@@ -93,7 +95,7 @@ def work():
 def main():
     workers = {name: subprocess.Popen(
         [sys.executable, __file__, *sys.argv[1:], f'--worker={name}'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True) for name in ('nanogpt', 'nanostlm')}
+        text=True) for name in ('nanogpt', 'table', *['byte_pool'] * bool(text))}
 
     def ask(name, job):
         print(job, file=workers[name].stdin, flush=True)
@@ -104,10 +106,11 @@ def main():
         for i in range(rounds + 2):   # the first two warm up
             for name in workers:
                 rates[name].append(ask(name, job))
-        ratios = [b / a for a, b in zip(rates['nanogpt'][2:], rates['nanostlm'][2:])]
-        middle = {name: statistics.median(rate[2:]) for name, rate in rates.items()}
-        print(f'{job:8}  nanoGPT {middle["nanogpt"]:6.1f} tokens/s, nanoSTLM {middle["nanostlm"]:6.1f} tokens/s, '
-              f'ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})', flush=True)
+        for name, other in [('table', 'nanogpt'), ('byte_pool', 'nanogpt'), ('byte_pool', 'table')][:3 if text else 1]:
+            ratios = [a / b for a, b in zip(rates[name][2:], rates[other][2:])]
+            a, b = (statistics.median(rates[n][2:]) for n in (name, other))
+            print(f'{job:8}  {other} {b:6.1f} tokens/s, {name} {a:6.1f} tokens/s, '
+                  f'ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})', flush=True)
     for process in workers.values():
         process.stdin.close()
 

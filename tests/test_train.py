@@ -4,6 +4,7 @@ import json
 import math
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def trained(tmp_path_factory):
     (folder / 'story.txt').write_text(story(), encoding='utf-8')
     status, _, err = run(folder, 'prepare_wiki.py', '--input=story.txt', *DATA[:2], '--val_fraction=0.2')
     assert status == 0, err
+    shutil.copytree(folder / 'data/mine-bpe300', folder / 'data/other-bpe300')   # for mixes
     status, out, err = train(folder, '--dropout=[(0, 0.2), (20, 0)]')
     assert status == 0, err
     return folder, out
@@ -65,18 +67,24 @@ def test_bits_per_byte_are_those_of_the_raw_text(trained):
              if prepare_wiki.split_of(text, 0.2) == 'val']
     assert any('🐈' in text and '老' in text for text in texts)
     ids = torch.tensor([i for text in texts for i in (encoding.eot_token, *encoding.encode_ordinary(text))])
-    nats = 0.0
-    with torch.no_grad():
-        for start in range(0, len(ids) - 1, 32):
-            block, after = ids[start:start + 32], ids[start + 1:start + 33]
-            logits = model.hidden(block[None])[0] @ model.tokens.head.weight.T
-            nats += F.cross_entropy(logits[:len(after)], after, reduction='sum').item()
-    expected = nats / math.log(2) / sum(len(text.encode()) for text in texts)
-    status, out, _ = run(folder, 'train.py', *DATA[2:], '--eval_only=True', '--dtype=float32')
-    assert status == 0 and f'{expected:.4f} bits per byte' in out, (expected, out)
+    text = ''.join(texts)
+    for stride in (32, 8):
+        nats = 0.0
+        with torch.no_grad():
+            for t in range(1, len(ids)):   # a token's context: the first window that holds it, moved back at the end
+                end = 32 if t <= 32 else min(32 + math.ceil((t - 32) / stride) * stride, len(ids) - 1)
+                logits = model.hidden(ids[None, end - 32:t])[0, -1] @ model.tokens.head.weight.T
+                nats += F.cross_entropy(logits, ids[t]).item()
+        status, out, _ = run(folder, 'train.py', *DATA[2:], '--eval_only=True', f'--stride={stride}', '--dtype=float32')
+        assert status == 0
+        assert f'{nats / math.log(2) / len(text.encode()):.4f} bits per byte' in out
+        for n, unit in ((len(text.encode()), 'byte'), (len(text), 'char'), (sum(len(t.split()) for t in texts), 'word')):
+            assert f'{math.exp(nats / n):.4g} per {unit}' in out
 
 
-@pytest.mark.parametrize('extra', [['--optimizer=muon', *BYTES], ['--optimizer=adamw', '--dtype=float32', '--grad_accum=2']])
+@pytest.mark.parametrize('extra', [
+    ['--optimizer=muon', *BYTES], ['--optimizer=adamw', '--dtype=float32', '--grad_accum=2', '--ema=0.9',
+                                   '--dataset=mine:2,other', '--share=block', '--lora_rank=2', '--schedule=wsd']])
 def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
     folder, _ = trained
     extra = [*extra, '--dropout=[(0, 0.3), (40, 0.1)]', '--max_iters=40', '--eval_interval=20']
@@ -95,7 +103,7 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
     assert run(folder, 'train.py', '--out_dir=out/parts', '--init_from=resume')[0] == 0
     whole, parts = load(folder / 'out/whole/ckpt.pt'), load(folder / 'out/parts/ckpt.pt')
     assert whole['order'] == parts['order'] and whole['best'] == parts['best']
-    flat = [{name: value for name, value in state['model'].items()} | {
+    flat = [state['model'] | (state['ema'] or {}) | {
         f'{o}.{i}.{name}': value for o, optimizer in enumerate(state['optimizers'])
         for i, values in optimizer['state'].items() for name, value in values.items()} for state in (whole, parts)]
     assert flat[0].keys() == flat[1].keys() and all(torch.equal(flat[0][name], flat[1][name]) for name in flat[0])
@@ -124,14 +132,44 @@ def test_an_epoch_reads_each_block_once():
     source = (ROOT / 'train.py').read_text(encoding='utf-8')
     names = {'np': np, 'seed': 5, 'block_size': 32}   # the class alone: train.py is a script
     exec(source[source.index('class Order:'):source.index('@torch.no_grad()')], names)
-    order, epochs = names['Order'](1000), []
+    tokens, epochs = np.arange(1000), []
+    order = names['Order'](tokens)
     for epoch in range(3):
-        n = len(names['Order'](1000, epoch).starts)
-        epochs.append(order.next(n))
+        n = len(names['Order'](tokens, epoch).starts)
+        epochs.append([order.next()[1] for _ in range(n)])
         assert (np.diff(sorted(epochs[-1])) == 32).all() and n >= (1000 - 32) // 32   # side by side, each once
         assert epochs[-1] != sorted(epochs[-1]) and max(epochs[-1]) + 33 <= 1000
     assert len({starts[0] % 32 for starts in epochs}) > 1                              # cut elsewhere
-    assert names['Order'](1000, epoch=1, read=4).next(5) == epochs[1][4:9]             # two integers suffice
+    order = names['Order'](tokens, epoch=1, read=4)
+    assert [order.next()[1] for _ in range(5)] == epochs[1][4:9]                       # two integers suffice
+
+
+def test_a_mix_reads_its_data_sets_in_proportion_evenly(trained):
+    folder, _ = trained
+    assert train(folder, '--dataset=mine:3,other:1', '--out_dir=out/mix')[0] == 0
+    (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['order']
+    assert mine + other == 80 and abs(other - 20) <= 1
+    fails_in_one_line(train(folder, '--dataset=mine:3,other:0'), 'mine:3,other:0')
+
+
+def test_the_learning_rate_follows_its_schedule_and_the_average_is_one_of_the_weights(trained):
+    folder, states = trained[0], []
+    args = ['--schedule=wsd', '--decay_share=0.5', '--warmup_iters=1', '--ema=0.5', '--eval_interval=1']
+    for n in range(1, 4):   # level until the last step of each, so that the three runs are one
+        more = ['--init_from=resume'] if n > 1 else []
+        assert run(folder, 'train.py', *DATA, *SMALL, *args, '--out_dir=out/ema', *more, f'--max_iters={n}',
+                   f'--decay_share={1e-9}')[0] == 0
+        states.append(load(folder / 'out/ema/ckpt.pt'))
+    for name, w in states[0]['model'].items():
+        mean = (w / 2 + states[1]['model'][name] / 2) / 2 + states[2]['model'][name] / 2
+        torch.testing.assert_close(states[2]['ema'][f'module.{name}'], mean)
+        assert torch.equal(load(folder / 'out/ema/best.pt')['model'][name], states[2]['ema'][f'module.{name}'])
+    for schedule, expected in (('wsd', [0.5, 1, 1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]), ('cosine', [
+            0.5, 1, *[(1 + math.cos(math.pi * i / 9)) / 2 for i in range(1, 9)]])):
+        assert train(folder, *args[1:3], f'--schedule={schedule}', '--max_iters=10', '--log_interval=1',
+                     '--learning_rate=0.01', f'--out_dir=out/{schedule}')[0] == 0
+        rows = list(csv.DictReader((folder / f'out/{schedule}/log.csv').open()))
+        assert [float(row['lr']) for row in rows[1:]] == pytest.approx([0.01 * x for x in expected], abs=1e-6)
 
 
 def test_two_processes_train_the_same_model_as_one(trained):
@@ -162,7 +200,8 @@ def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
     (['--n_head=3'], ['n_head', '32']), (['--dropout=1.5'], ['1.5']), (['--max_iters=0'], ['max_iters=0']),
     (['--optimizer=sgd'], ['sgd']), (['--device=tpu'], ['tpu', 'cpu']), (['--dtype=float16'], ['float16']),
     (['--learning_rate=-1'], ['learning_rate=-1']), (['--dropout=[(9,0.1),(0,0.3)]'], ['(9, 0.1)']),
-    (['--beta2=1'], ['beta2=1']), (['--embedding=bytes'], ['bytes', 'byte_pool']),  (['--tokenizer=words'], ['words']),
+    (['--beta2=1'], ['beta2=1']), (['--ema=1'], ['ema=1']), (['--share=all'], ["share='all'"]),
+    (['--dataset=mine:x'], ['mine:x']), (['--embedding=bytes'], ['bytes', 'byte_pool']),  (['--tokenizer=words'], ['words']),
     (['--init_from=resume', '--out_dir=out/none'], ['out/none/ckpt.pt', 'train first']),
     (['--init_from=resume'], ['step 20 of 20', '--max_iters']),
     (['--init_from=resume', '--n_layer=3'], ['--n_layer=3', '2']),
