@@ -203,12 +203,15 @@ class TokenTable(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
+        self.register_buffer('counts', torch.zeros(config.vocab_size))
 
     def init_weights(self):
         """Nothing but what GPT does."""
 
     def spell(self, spelling, counts):
-        """A table knows nothing of bytes."""
+        """A table knows nothing of bytes, but it may know (V) how often each token occurs in the training text:
+        then its logits start from the log of that. Zeros: from nothing."""
+        self.counts.copy_(counts)
 
     def spelled(self, token):
         """The bytes of a token if the model knows them: None."""
@@ -221,10 +224,11 @@ class TokenTable(nn.Module):
         tensor of the step by far, so they exist a few rows at a time, and again in the backward pass."""
         dtype = compute_dtype(h)
         weight = self.head.weight.to(dtype)   # once, not once for each chunk
+        log_counts = self.counts.log1p()
         rows = 2**27 // self.head.out_features if h.is_cuda else 2**24 // self.head.out_features + 1
 
         def chunk_nll(h, targets):            # (rows, C), (rows) -> (rows)
-            return F.cross_entropy(F.linear(h, weight).float(), targets, reduction='none')
+            return F.cross_entropy(F.linear(h, weight) + log_counts, targets, reduction='none')
         chunks = zip(h.flatten(0, 1).to(dtype).split(rows), targets.flatten().split(rows))
         nll = [checkpoint(chunk_nll, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.cat(nll).view(*targets.shape, 1)
@@ -234,7 +238,7 @@ class TokenTable(nn.Module):
 
     def sample(self, h, **how):
         """(B, C) states -> (B) token ids."""
-        return choose(self.head(h), **how)
+        return choose(self.head(h) + self.counts.log1p(), **how)
 
 
 def pack(x, groups):
@@ -316,7 +320,7 @@ class BytePool(nn.Module):
 
     def spell(self, spelling, counts):
         """Tell the model each token's bytes, a list with an item for each id, b'' for <|endoftext|>, and (V)
-        how often it occurs in the training text."""
+        how often it occurs in the training text, or zeros."""
         rows = [[*token, *[self.END] * (self.spelling.size(1) - len(token))] for token in spelling]
         self.spelling.copy_(torch.tensor(rows))                                  # (V, S)
         self.counts.copy_(counts)

@@ -29,6 +29,7 @@ n_byte_embd = 128              # width of byte_pool's encoder and decoder
 n_byte_head = 4                # their attention heads
 n_encoder_layer = 1            # blocks that read a token's bytes
 n_decoder_layer = 3            # blocks that spell the next token
+counts = True                  # the output starts from how often each token occurs in the training text
 # training
 init_from = 'scratch'          # scratch, or resume: go on from out_dir/ckpt.pt
 max_iters = 500                # steps of the optimizer
@@ -93,7 +94,7 @@ from model import GPT, Config
 out, checkpoint = pathlib.Path(out_dir), None
 if init_from == 'resume' or eval_only:
     checkpoint = load_checkpoint(out / ('best.pt' if eval_only else 'ckpt.pt'))
-    kept = (*checkpoint['config'], 'dataset', 'tokenizer', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed')
+    kept = (*checkpoint['config'], 'dataset', 'tokenizer', 'optimizer', 'weight_decay', 'beta2', 'ema', 'counts', 'seed')
     for name, value in checkpoint['settings'].items():
         if name not in (*given, 'out_dir'):
             globals()[name] = settings[name] = value
@@ -231,8 +232,8 @@ except ValueError as error:
 model = raw_model = GPT(config).to(device)
 encoding = prepare_wiki.make_tokenizer(tokenizer, folder)
 spelling = prepare_wiki.spelling(encoding)
-counts = sum(np.bincount(open_split(*data, 'train'), minlength=len(spelling)) for data in sets)
-raw_model.tokens.spell(spelling, torch.from_numpy(counts))
+occurs = sum(np.bincount(open_split(*data, 'train'), minlength=len(spelling)) for data in sets)
+raw_model.tokens.spell(spelling, torch.from_numpy(occurs * counts))
 token_bytes = np.array([len(token) for token in spelling])
 raw_model.dropout.set(ps.max())
 torch.manual_seed(seed + rank)   # each process drops units of its own
@@ -276,8 +277,8 @@ if eval_only:
     nats, bpb, total = evaluate(split, stride=stride)
     say(f'{split} split after {it} steps, windows of {block_size} tokens, a new one every {stride}: '
         f'{nats:.4f} nats per token, {bpb:.4f} bits per byte')
-    counts = {unit: sum(meta['splits'][split][f'{unit}s'] for _, meta in sets) for unit in ('byte', 'char', 'word')}
-    say('perplexity: ' + ', '.join(f'{math.exp(total / n):.4g} per {unit}' for unit, n in counts.items()))
+    units = {unit: sum(meta['splits'][split][f'{unit}s'] for _, meta in sets) for unit in ('byte', 'char', 'word')}
+    say('perplexity: ' + ', '.join(f'{math.exp(total / n):.4g} per {unit}' for unit, n in units.items()))
     sys.exit()
 train_has = {unit: sum(meta['splits']['train'][unit] for _, meta in sets) for unit in ('tokens', 'bytes')}
 step_tokens = batch_size * grad_accum * block_size

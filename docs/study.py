@@ -37,7 +37,9 @@ STUDIES = dict(
         'gpt2 softmax': GPT2,
         'gpt2 softmax, small': GPT2 | dict(n_embd=60, d_ff=180),   # with as many parameters as byte_pool
         'bpe8192 softmax': BPE,
-        'bytes': SMALL | dict(tokenizer='byte', block_size=1124)},
+        'bytes': SMALL | dict(tokenizer='byte', block_size=1124),
+        'byte_pool, no counts': POOL | dict(counts=False),
+        'gpt2 softmax, no counts': GPT2 | dict(counts=False)},
     sharing={   # the same shape costs the same FLOPs; wide: as many parameters as none, and more FLOPs
         'none': POOL,
         'ffn': POOL | dict(share='ffn'),
