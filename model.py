@@ -113,9 +113,9 @@ def causal_attention(q, k, v):
     # if 128 queries at a time look at the keys up to their own and the rest is never computed
     k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
     q, future, y = q * q.size(3)**-0.5, q.new_full((T, T), -math.inf).triu(1), []
-    for queries in torch.arange(T).split(128):
-        now, end = slice(queries[0], queries[-1] + 1), queries[-1] + 1
-        scores = q[:, :, now] @ k[:, :, :end].mT + future[now, :end]             # (B, H, 128, end)
+    for start in range(0, T, 128):
+        end = min(start + 128, T)
+        scores = q[:, :, start:end] @ k[:, :, :end].mT + future[start:end, :end]   # (B, H, 128, end)
         y.append(scores.softmax(-1) @ v[:, :, :end])                             # (B, H, 128, K)
     return torch.cat(y, dim=2)
 

@@ -1,0 +1,12 @@
+# A 10M transformer with a BPE of its own, since GPT-2's table alone would take all: python train.py config/tiny_10m.py
+# HEADER
+out_dir = 'out/tiny_10m'
+dataset = 'simplewiki'
+tokenizer = 'bpe8192'
+n_layer, n_head, n_kv_head, n_embd, d_ff = 9, 8, 8, 256, 768
+block_size = 512
+muon_lr, learning_rate = 0.04, 6e-3
+batch_size, grad_accum = 32, 4   # 65,536 tokens
+max_iters, warmup_iters = 6000, 50   # 5 to 6 epochs
+eval_interval = 250
+compile = True
