@@ -132,8 +132,8 @@ def fetch(url, part):
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             status, has = response.status_code, response.headers
             if status not in (200, 206, 416):
-                wait = has.get('Retry-After', '0')
-                raise Again(f'the server says {status} {response.reason}', math.inf if status != 429 and status < 500
+                wait = has.get('Retry-After', '')
+                raise Again(f'the server says {status} {response.reason}', math.inf if status < 500 and status != 429
                             else int(wait) if wait.isdigit() else 0)
             # Hugging Face states a large file's size and sha256 where it redirects to it
             linked = next((r.headers for r in response.history if 'X-Linked-Etag' in r.headers), {})
@@ -281,13 +281,14 @@ def download_wikipedia(source, data_dir):
     address, names = SOURCES[source]
     folder = pathlib.Path(data_dir) / 'downloads' / source
     check_pyarrow(names)
+    print(f'Simple English Wikipedia: {address} -> {folder}')
     try:
         return [dict(file=str(folder / name)) | download(address + name, folder / name, *known)
                 for name, known in names.items()]
     except SystemExit as error:
         others = ' or '.join(f'--source={other}' for other in SOURCES if other != source)
-        sys.exit(f'{error}\n{folder} needs {", ".join(names)}; another source: python prepare_wiki.py {others}; '
-                 'offline: python train.py')
+        sys.exit(f'{error}\n{folder} needs {", ".join(names)}. Or another copy: python prepare_wiki.py {others}. '
+                 'Or offline: python train.py')
 
 
 def check_pyarrow(files):
@@ -488,17 +489,18 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
     if tokenizer.startswith('gpt2'):
         make_tokenizer(tokenizer)   # if it can't be had, say so before the rest is downloaded
     if dataset == 'pydocs':
-        documents, files, usual = pydocs, [dict(file=f'pydocs of Python {sys.version.split()[0]}')], 0.05
+        documents, files = pydocs, [dict(file=f'pydocs of Python {sys.version.split()[0]}')]
     else:
-        files, usual = download_wikipedia(source, data_dir) if dataset == 'simplewiki' else [
-            dict(file=str(file)) | fingerprint(file) for file in input_files(input)], 0.01
+        files = download_wikipedia(source, data_dir) if dataset == 'simplewiki' else [
+            dict(file=str(file)) | fingerprint(file) for file in input_files(input)]
         documents = functools.partial(read_files, [pathlib.Path(file['file']) for file in files])
     folder = folder_of(dataset, tokenizer, data_dir)
     part = folder.with_name(folder.name + '.part')
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        write(part, documents, tokenizer, val_fraction or usual, files, dataset == 'simplewiki')
+        write(part, documents, tokenizer, val_fraction or (0.05 if dataset == 'pydocs' else 0.01), files,
+              dataset == 'simplewiki')
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     except OSError as error:
@@ -522,13 +524,11 @@ def write(part, documents, name, val_fraction, files, wikipedia):
     left_out = collections.Counter(empty=0, duplicate=0, disambiguation=0)
     progress = Progress('encoding')
     work = functools.partial(encode, encoding, dtype, val_fraction)
-    outs = {split: open(part / f'{split}.bin', 'wb') for split in SPLITS}
-    for encoded in on_all_cores(work, batches(clean(documents(progress), wikipedia, left_out))):
+    for encoded in on_all_cores(work, clean(documents(progress), wikipedia, left_out)):
         for split, (ids, counts) in encoded.items():
-            outs[split].write(ids)
             splits[split].update(counts)
-    for out in outs.values():
-        out.close()
+            with open(part / f'{split}.bin', 'ab') as out:
+                out.write(ids)
     total = sum(splits.values(), collections.Counter())
     if not total:
         sys.exit(f'{files[0]["file"]}: empty, there is no text in it')
@@ -561,28 +561,22 @@ def encode(encoding, dtype, val_fraction, batch):
     return encoded
 
 
-def on_all_cores(work, items):
-    """work(item) of each item, in order; what works without Python's lock does so while the next are read."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        ahead = collections.deque()
-        for item in items:
-            ahead.append(pool.submit(work, item))
-            if len(ahead) > 2 * os.cpu_count():
+def on_all_cores(work, documents, size=2**18):
+    """work(batch) of each batch of documents, about `size` characters, in order. What runs without Python's
+    lock, as tiktoken does, runs while the next documents are read."""
+    cores = os.cpu_count()
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        ahead, batch, held = collections.deque(), [], 0
+        for text in documents:
+            batch.append(text)
+            held += len(text)
+            if held > size:
+                ahead.append(pool.submit(work, batch))
+                batch, held = [], 0
+            if len(ahead) > 2 * cores:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-def batches(documents, size=2**18):
-    """Lists of documents of about `size` characters together."""
-    batch, held = [], 0
-    for text in documents:
-        batch.append(text)
-        held += len(text)
-        if held > size:
-            yield batch
-            batch, held = [], 0
-    yield batch
+        for result in (*ahead, pool.submit(work, batch)):
+            yield result.result()
 
 
 if __name__ == '__main__':

@@ -3,8 +3,8 @@ Cleaning and encoding beside tiktoken's encode_ordinary_batch, on the same text 
 
     taskset -c 0,1 python tests/speed_prepare.py --text=articles.jsonl.gz
 
-Both take turns, each in a process of its own. Ours is the whole of prepare_wiki.py from the file to the data set, tiktoken's has
-the text in memory already. Then the text, repeated with changes to `megabytes`, is prepared once, for the memory.
+They take turns, each in a process of its own. Ours is the whole way from the file to the data set; tiktoken's has the
+text in memory already. Then the text, repeated with changes to `megabytes`, is prepared once, for the memory.
 """
 text = ''                  # .txt, .jsonl, .jsonl.gz or .parquet
 tokenizer = 'gpt2'         # what to encode with
