@@ -46,8 +46,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(416, b'', **{'Content-Range': f'bytes */{len(data)}'}, **extra)
         body, length = data[start:], len(data) - start
         if start:
-            said = start - 10 if fault == 'wrong range' else start
-            extra['Content-Range'] = f'bytes {said}-{len(data) - 1}/{len(data)}'
+            said = 0 if fault == 'wrong range' else start   # as many bytes, but the first ones
+            body = data[said:said + length]
+            extra['Content-Range'] = f'bytes {said}-{said + length - 1}/{len(data)}'
         if fault == 'wrong length':
             length += 1000
         if fault == 'drop' or fault == 'stall':
@@ -79,6 +80,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(prepare_wiki, 'TIMEOUT', 0.3)
     monkeypatch.setattr(prepare_wiki, 'PAUSE', 0.001)
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.files, server.faults, server.requests, server.sent = {'/data': DATA}, [], [], 0
     server.states_sha, server.delay, server.over = False, 0, threading.Event()
@@ -101,13 +103,21 @@ def fails(*args):
 @pytest.mark.parametrize('faults', [
     ['drop'], ['drop', 'drop', 'drop', 'drop', 'drop', 'drop', 'drop'], ['drop', 'ignores Range'], ['429'],
     ['503', '500'], ['429 0'], ['stall'], ['drop', 'stall', '503', 'drop'], ['wrong length'], ['drop', 'wrong range'],
-    ['drop', '416'], ['wrong bytes'], ['drop', 'wrong bytes'], ['nothing stated']], ids='+'.join)
+    ['drop', '416'], ['wrong bytes'], ['drop', 'wrong bytes']], ids='+'.join)
 def test_what_goes_wrong_for_a_while_ends_in_the_right_bytes(server, tmp_path, faults):
-    server.faults, server.states_sha = list(faults), 'wrong bytes' in faults
-    record = prepare_wiki.download(server.url + 'data', tmp_path / 'data')
-    assert (tmp_path / 'data').read_bytes() == DATA and not server.faults
-    assert (record['size'], record['sha256'], record['url']) == (len(DATA), SHA, server.url + 'data')
-    assert sorted(file.name for file in tmp_path.iterdir()) == ['data', 'data.json']
+    for name, given in ('a', ()), ('b', (len(DATA),)), ('c', (len(DATA), SHA)):
+        server.faults, server.states_sha, start = list(faults), 'wrong bytes' in faults, time.monotonic()
+        record = prepare_wiki.download(server.url + 'data', tmp_path / name / 'data', *given)
+        assert (tmp_path / name / 'data').read_bytes() == DATA and not server.faults
+        assert (record['size'], record['sha256'], record['url']) == (len(DATA), SHA, server.url + 'data')
+        assert sorted(file.name for file in (tmp_path / name).iterdir()) == ['data', 'data.json']
+        assert time.monotonic() - start < 4   # a stalled server closes after 5 s, which nobody waits for
+
+
+def test_what_has_no_stated_size_is_fetched_again(server, tmp_path):
+    server.faults = ['nothing stated']
+    prepare_wiki.download(server.url + 'data', tmp_path / 'data')
+    assert len(server.requests) == 2 and (tmp_path / 'data').read_bytes() == DATA
 
 
 def test_a_dropped_download_goes_on_where_it_stopped(server, tmp_path):
