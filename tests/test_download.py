@@ -42,7 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             extra = {'ETag': f'"{"0" * 64}"'}
         if fault == 'wrong bytes':
             data = data[:-1] + b'?'
-        if asked and start >= len(data):
+        if asked and (start >= len(data) or fault == 'refuses Range'):
             return self.answer(416, b'', **{'Content-Range': f'bytes */{len(data)}'}, **extra)
         body, length = data[start:], len(data) - start
         if start:
@@ -118,6 +118,12 @@ def test_what_has_no_stated_size_is_fetched_again(server, tmp_path):
     server.faults = ['nothing stated']
     prepare_wiki.download(server.url + 'data', tmp_path / 'data')
     assert len(server.requests) == 2 and (tmp_path / 'data').read_bytes() == DATA
+
+
+def test_a_server_that_refuses_every_range_is_asked_for_the_whole(server, tmp_path):
+    server.faults = ['drop'] + ['refuses Range'] * 9
+    prepare_wiki.download(server.url + 'data', tmp_path / 'data', len(DATA))
+    assert len(server.requests) == 3 and (tmp_path / 'data').read_bytes() == DATA
 
 
 def test_a_dropped_download_goes_on_where_it_stopped(server, tmp_path):
