@@ -287,8 +287,8 @@ def download_wikipedia(source, data_dir):
                 for name, known in names.items()]
     except SystemExit as error:
         others = ' or '.join(f'--source={other}' for other in SOURCES if other != source)
-        sys.exit(f'{error}\n{folder} needs {", ".join(names)}. Or another copy: python prepare_wiki.py {others}. '
-                 'Or offline: python train.py')
+        sys.exit(f'{error}\n{folder} needs {", ".join(names)}. Another copy: python prepare_wiki.py {others}. '
+                 'Offline quick start: python train.py')
 
 
 def check_pyarrow(files):
@@ -550,14 +550,16 @@ def write(part, documents, name, val_fraction, files, wikipedia):
 def encode(encoding, dtype, val_fraction, batch):
     """{split: (token ids as bytes, counts)} of a batch of documents."""
     import numpy as np
-    end = np.array([encoding.eot_token], dtype).tobytes()
-    encoded = {split: (bytearray(), collections.Counter()) for split in SPLITS}
+    end, encoded, splits = np.array([encoding.eot_token], dtype).tobytes(), {}, collections.defaultdict(list)
     for text in batch:
-        ids = encoding.encode_to_numpy(text, disallowed_special=())   # as encode_ordinary, without a list
-        data, counts = encoded[split_of(text, val_fraction)]
-        data += end + ids.astype(dtype).tobytes()
-        counts.update(documents=1, tokens=len(ids) + 1, bytes=len(text.encode()), chars=len(text),
-                      words=len(text.split()))
+        splits[split_of(text, val_fraction)].append(text)
+    for split, texts in splits.items():
+        # as encode_ordinary, without a list of integers
+        ids = b''.join(end + encoding.encode_to_numpy(text, disallowed_special=()).astype(dtype).tobytes()
+                       for text in texts)
+        encoded[split] = ids, dict(
+            documents=len(texts), tokens=len(ids) // len(end), bytes=len(''.join(texts).encode()),
+            chars=sum(map(len, texts)), words=sum(len(text.split()) for text in texts))
     return encoded
 
 
