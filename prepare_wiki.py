@@ -1,31 +1,41 @@
 """
 Text -> token files. The only file that knows corpora and tokenizers.
 
-    python prepare_wiki.py                                      # pydocs: English that every CPython carries
-    python prepare_wiki.py --input=book.txt --dataset=book      # your own .txt, .jsonl, .jsonl.gz, or a folder
+    python prepare_wiki.py                                      # Simple English Wikipedia, gpt2: the paper's data
+    python prepare_wiki.py --tokenizer=byte --source=sbert      # another tokenizer, another copy of it
+    python prepare_wiki.py --input=book.txt --dataset=book      # your own .txt, .jsonl[.gz], .parquet, or a folder
     python train.py --dataset=book --out_dir=out/book           # then train on it
 
 Writes data/<dataset>-<tokenizer>/ with train.bin, val.bin and test.bin (flat arrays of token ids, each document
 preceded by <|endoftext|>; split by a hash of the document's text, so a document stays in its split when others
 come or go), meta.json (what is in them), and a trained tokenizer's ranks. It appears whole or not at all.
+Empty documents and exact duplicates are left out; what is kept is kept as it is, its Unicode too.
 """
-dataset = 'pydocs'       # its name: data/<dataset>-<tokenizer>/; with no --input, one of the known: pydocs
-tokenizer = 'bpe4096'    # bpe<N>: trained on this text; gpt2; gpt2-16: gpt2 without tokens over 16 bytes; byte
+dataset = 'simplewiki'   # its name: data/<dataset>-<tokenizer>/; with no --input: simplewiki or pydocs
+tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text;
+                         # if not given, gpt2 for simplewiki, else bpe4096
 input = ''               # file or folder of one's own text, or several separated by commas
+source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (November 2020), or the paper's own,
+                         # wikimedia (November 2023), which needs pyarrow
 val_fraction = 0.0       # of the documents, for each of val and test; 0: 0.05 for pydocs, else 0.01
-data_dir = 'data'        # where the data sets are
+data_dir = 'data'        # where the data sets are, and downloads/
 
 if __name__ == '__main__':
     from configurator import configure
-    configure(globals())
+    configure(globals(), one_of=dict(source='cohere sbert wikimedia'))
 
 import base64
 import collections
+import concurrent.futures
 import datetime
+import functools
 import gzip
 import hashlib
 import heapq
+import importlib.util
+import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -34,11 +44,127 @@ import sys
 import time
 import zlib
 
-FORMAT = 1                 # version of the token files and meta.json
+FORMAT = 2                 # version of the token files and meta.json
+KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # data sets that need no --input: usual tokenizer
+SPLITS = ('train', 'val', 'test')
 END = '<|endoftext|>'
 MAX_BYTES = 16             # of a trained token: what a byte-pooling model reads and writes
 # GPT-2's pattern of words: contractions, letters, numbers, other signs, white space; no token crosses two
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+# Simple English Wikipedia: {source: (address, {file: its size and sha256, where they are known})}
+HUB = 'https://huggingface.co/datasets/'
+SOURCES = dict(
+    cohere=(HUB + 'Cohere/wikipedia-22-12/resolve/main/simple/', {f'00{i}.jsonl.gz': () for i in range(5)}),
+    sbert=('http://sbert.net/datasets/', {'simplewiki-2020-11-01.jsonl.gz': ()}),
+    wikimedia=(HUB + 'wikimedia/wikipedia/resolve/b04c8d1ceb2f5cd4588862100d08de323dccfbaa/20231101.simple/', {
+        'train-00000-of-00001.parquet': (
+            156885218, '31bded16768a47c286becd292079122f5d7d4397a17b87d4250a00ccd581e6f0')}))
+# "Mercury may refer to:" on the line after the title
+DISAMBIGUATION = re.compile(r'[^\n]*(?:\(disambiguation\)\n|\n+[^\n]*\b(?:may|might|can|could)(?: also)? '
+                            r'(?:refer to|mean|stand for)\b(?:[^\n]*:)? *(?:\n|$))')
+
+
+# ---------------------------------------------------------------------------------------------------------
+# downloads
+
+AGENT = 'nanoSTLM/1.0 (educational; python-requests)'   # some servers answer 403 to a library's bare name
+TIMEOUT = 30               # seconds without a byte
+TRIES = 5                  # that get no further than the one before
+PAUSE = 1.0                # seconds after the first of them, doubled after each
+
+
+class Again(Exception):
+    """(reason, seconds that the server wants us to wait; inf: trying again is of no use)"""
+
+
+def download(url, path, size=None, sha256=None):
+    """Fetch url to path unless it is there; return its {url, size, sha256, date}, which path.json keeps.
+    It is whole when its size and sha256 are the given ones, or where one isn't given, the one that the server
+    states. An unfinished one is path.part, where the next call goes on. Failure ends in one line."""
+    path = pathlib.Path(path)
+    part, note = path.with_name(f'{path.name}.part'), path.with_name(f'{path.name}.json')
+    given = {key: value for key, value in dict(size=size, sha256=sha256).items() if value}
+    if path.exists():   # from an earlier call, or put there by hand
+        known = dict(url=url, date=datetime.date.fromtimestamp(path.stat().st_mtime).isoformat())
+        try:
+            known.update(json.loads(note.read_text(encoding='utf-8')))
+        except (OSError, ValueError):
+            pass
+        known, found = known | given, fingerprint(path)
+        if known | found == found | known:
+            return known | found
+        print(f'{path}: not the whole file of {url}; fetching it anew')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failed = longest = 0
+    while True:
+        try:
+            wanted = fetch(url, part) | given
+            found = fingerprint(part)
+            if found['size'] < wanted.get('size', 0):
+                raise Again(f"only {found['size']:,} of {wanted['size']:,} bytes came", 0)
+            if wanted and wanted | found == found | wanted:
+                break
+            part.unlink()
+            raise Again(f'what came, {found}, is not {wanted or "of a size that the server states"}', 0)
+        except Again as error:
+            reason, wait = error.args
+            have = part.stat().st_size if part.exists() else 0
+            failed = 1 if have > longest else failed + 1
+            longest, wait = max(longest, have), max(wait, PAUSE * 2**(failed - 1))
+            if failed == TRIES or wait > 600:
+                sys.exit(f'{url}: {reason}. Try again later, or with a browser save it as {path}')
+            print(f'{url}: {reason}; trying again in {wait:.0f} s', file=sys.stderr)
+            time.sleep(wait)
+    os.replace(part, path)
+    record = dict(url=url, date=datetime.date.today().isoformat()) | found
+    note.write_text(json.dumps(record), encoding='utf-8')
+    return record
+
+
+def fetch(url, part):
+    """Download what part lacks; the whole file's {size, sha256}, as far as the server states them."""
+    import requests
+    import urllib3
+    have = part.stat().st_size if part.exists() else 0
+    headers = {'User-Agent': AGENT, 'Accept-Encoding': 'identity'} | ({'Range': f'bytes={have}-'} if have else {})
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            status, has = response.status_code, response.headers
+            if status not in (200, 206, 416):
+                wait = has.get('Retry-After', '')
+                raise Again(f'the server says {status} {response.reason}', math.inf if status < 500 and status != 429
+                            else int(wait) if wait.isdigit() else 0)
+            # Hugging Face states a large file's size and sha256 where it redirects to it
+            linked = next((r.headers for r in response.history if 'X-Linked-Etag' in r.headers), {})
+            etag = re.fullmatch('"?([0-9a-f]{64})"?', linked.get('X-Linked-Etag') or has.get('ETag', ''))
+            start, total = re.fullmatch(r'(?:bytes (\d+|\*).*/(\d+))?.*', has.get('Content-Range', '')).groups()
+            total = linked.get('X-Linked-Size') or total or status == 200 and has.get('Content-Length')
+            stated = ({'size': int(total)} if total else {}) | ({'sha256': etag[1]} if etag else {})
+            if status == 416 and stated.get('size') == have:
+                return stated
+            if status == 416 or status == 206 and start != str(have):
+                part.unlink(missing_ok=True)
+                raise Again(f'asked for what follows byte {have:,}, the server says {status}', 0)
+            have, total = have if status == 206 else 0, stated.get('size', sys.maxsize)
+            progress = Progress(part.stem, have / max(total, 1), total)
+            with open(part, 'ab' if have else 'wb') as out:
+                for piece in response.raw.stream(2**14, decode_content=False):   # a .gz stays a .gz
+                    out.write(piece)
+                    have += len(piece)
+                    progress(have / total)
+            progress.end(f'{have:,} bytes')
+            return stated
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise Again(f'{type(error).__name__} at byte {have:,}', 0)
+
+
+def fingerprint(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for piece in iter(lambda: file.read(2**20), b''):
+            digest.update(piece)
+    return dict(size=path.stat().st_size, sha256=digest.hexdigest())
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -66,9 +192,6 @@ def pydocs(progress):
             yield '\n\n'.join([f'# {file.relative_to(folder).as_posix()}', *filter(None, strings)])
 
 
-KNOWN = {'pydocs': (pydocs, 0.05)}   # name: documents, val_fraction
-
-
 def input_files(paths):
     """The text files that --input names, folders searched."""
     files = []
@@ -76,46 +199,45 @@ def input_files(paths):
         if not path.exists():
             sys.exit(f'--input={path}: no such file or folder')
         found = sorted(path.rglob('*')) if path.is_dir() else [path]
-        wanted = [f for f in found if f.name.endswith(('.txt', '.jsonl', '.jsonl.gz'))]
+        wanted = [f for f in found if f.name.endswith(('.txt', '.jsonl', '.jsonl.gz', '.parquet'))]
         if not wanted:
-            sys.exit(f'--input={path}: nothing here ends in .txt, .jsonl or .jsonl.gz')
+            sys.exit(f'--input={path}: nothing here ends in .txt, .jsonl, .jsonl.gz or .parquet')
         files += wanted
+    check_pyarrow(files)
     return files
 
 
 def read_files(files, progress):
-    """Documents of .txt files (cut_text) and .jsonl[.gz] files (a `text`, after its `title` if it has one)."""
-    total, before = sum(file.stat().st_size for file in files), 0
+    """Documents of .txt files (cut_text), and of the records of .jsonl, .jsonl.gz and .parquet files: a `title`
+    if there is one, and a `text` or a list of `paragraphs`. Records with a `wiki_id` and a `paragraph_id` are
+    passages of articles: they are held until all are read, since nothing promises their order."""
+    total, before, articles = sum(file.stat().st_size for file in files), 0, {}
     for file in files:
         with open(file, 'rb') as raw:
-            lines = gzip.open(raw) if file.suffix == '.gz' else raw
             try:
-                for document in (cut_text if file.suffix == '.txt' else json_lines)(lines, file):
-                    progress((before + raw.tell()) / max(total, 1))
-                    if document.strip():
+                for document in cut_text(raw) if file.suffix == '.txt' else read_records(file, raw, articles):
+                    done = (before + raw.tell()) / max(total, 1)
+                    progress(done / 8 if articles else done)   # reading takes an eighth of the time
+                    if document is not None:
                         yield document
             except UnicodeDecodeError as error:
                 sys.exit(f'{file}: not UTF-8 ({error.reason}: byte 0x{error.object[error.start]:02x} in '
                          f'{error.object[max(error.start - 20, 0):error.start + 20]!r}); convert it first')
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                sys.exit(f'{file}: broken gzip file ({error}); fetch it again')
+            except (EOFError, OSError, ValueError, zlib.error) as error:
+                sys.exit(f'{file}: broken ({error}); delete it and fetch it again')
         before += file.stat().st_size
+    for i, passages in enumerate(articles.values(), 1):
+        progress(1 / 8 + 7 / 8 * i / len(articles))
+        _, titles, texts = zip(*sorted(passages))
+        yield join(titles[0], '\n\n'.join(texts))
 
 
-def cut_text(lines, file):
+def cut_text(raw):
     """A document ends where <|endoftext|> stands, else at the first blank line after 4,096 characters, or at
     the end of a line after 65,536. Only a document's worth of text is in memory."""
+    lines = io.TextIOWrapper(raw, encoding='utf-8', newline='\n')
     held, size = [], 0
-    for line in iter(lambda: lines.readline(2**16), b''):
-        while True:   # a piece of 2**16 bytes may end inside a character
-            try:
-                line = line.decode()
-                break
-            except UnicodeDecodeError as error:
-                more = lines.read(1) if error.reason == 'unexpected end of data' else b''
-                if not more:
-                    raise
-                line += more
+    for line in iter(lambda: lines.readline(2**16), ''):
         *ended, line = line.split(END)
         for text in ended:
             yield ''.join(held) + text
@@ -128,16 +250,66 @@ def cut_text(lines, file):
     yield ''.join(held)
 
 
-def json_lines(lines, file):
-    for number, line in enumerate(lines, 1):
-        line = line.decode()
+def read_records(file, raw, articles):
+    """The document of each record, or None for a passage, which goes to articles."""
+    if file.suffix == '.parquet':
+        import pyarrow.parquet
+        records = (row for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(1000) for row in batch.to_pylist())
+    else:
+        records = io.TextIOWrapper(gzip.open(raw) if file.suffix == '.gz' else raw, encoding='utf-8', newline='\n')
+    for number, record in enumerate(records, 1):
         try:
-            record = json.loads(line) if line.strip() else dict(text='')
-            text = f"{record['title']}\n\n{record['text']}" if record.get('title') else record['text']
-            text.encode()   # half a surrogate pair isn't text
+            if isinstance(record, str):
+                record = json.loads(record) if record.strip() else dict(text='')
+            title = record.get('title') or ''
+            text = record['text'] if 'text' in record else '\n\n'.join(record['paragraphs'])
+            (title + text).encode()   # half a surrogate pair isn't text
+            passage = 'wiki_id' in record and 'paragraph_id' in record
+            if passage:
+                articles.setdefault(record['wiki_id'], []).append((int(record['paragraph_id']), title, text))
         except (ValueError, KeyError, TypeError, AttributeError):
-            sys.exit(f'{file}, line {number}: not a JSON object with a "text" of its own: {line[:60]!r}')
-        yield text
+            sys.exit(f'{file}, line {number}: not a JSON object with a "text" of its own: {str(record)[:60]!r}')
+        yield None if passage else join(title, text)
+
+
+def join(title, text):
+    return f'{title}\n\n{text}' if title and text.strip() else text
+
+
+def download_wikipedia(source, data_dir):
+    """Records of the files of Simple English Wikipedia, downloaded if they aren't there."""
+    address, names = SOURCES[source]
+    folder = pathlib.Path(data_dir) / 'downloads' / source
+    check_pyarrow(names)
+    print(f'Simple English Wikipedia: {address} -> {folder}')
+    try:
+        return [dict(file=str(folder / name)) | download(address + name, folder / name, *known)
+                for name, known in names.items()]
+    except SystemExit as error:
+        others = ' or '.join(f'--source={other}' for other in SOURCES if other != source)
+        sys.exit(f'{error}\n{folder} needs {", ".join(names)}. Another copy: python prepare_wiki.py {others}. '
+                 'Offline quick start: python train.py')
+
+
+def check_pyarrow(files):
+    if any(str(file).endswith('.parquet') for file in files) and not importlib.util.find_spec('pyarrow'):
+        sys.exit(f'{[*files][0]}: to read .parquet, pip install pyarrow')
+
+
+def clean(documents, wikipedia, left_out):
+    """The documents but for empty ones, exact duplicates and Wikipedia's disambiguation stubs; left_out counts."""
+    seen = set()
+    for text in documents:
+        digest = hashlib.sha256(text.encode()).digest()[:16]
+        if not text.strip():
+            left_out['empty'] += 1
+        elif digest in seen:
+            left_out['duplicate'] += 1
+        elif wikipedia and DISAMBIGUATION.match(text):
+            left_out['disambiguation'] += 1
+        else:
+            seen.add(digest)
+            yield text
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -150,8 +322,9 @@ class ByteTokenizer:
     def encode_ordinary(self, text):
         return list(text.encode())
 
-    def encode_ordinary_batch(self, texts, num_threads=1):
-        return [memoryview(text.encode()) for text in texts]
+    def encode_to_numpy(self, text, disallowed_special=()):
+        import numpy as np
+        return np.frombuffer(text.encode(), 'u1')
 
     def decode_bytes(self, ids):
         return bytes(i for i in ids if i != self.eot_token)
@@ -232,9 +405,12 @@ def make_tokenizer(name, folder=None):
     import requests
     try:
         gpt2 = tiktoken.get_encoding('gpt2')
-    except requests.RequestException as error:
-        sys.exit(f"GPT-2's vocabulary can't be fetched ({type(error).__name__}). On a machine that has it, copy the "
-                 'two files of $TMPDIR/data-gym-cache, and name their folder here: export TIKTOKEN_CACHE_DIR=FOLDER')
+    except (requests.RequestException, ValueError) as error:   # ValueError: something else came
+        address = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'
+        saved = ' and '.join(f'{address}{name} as FOLDER/{hashlib.sha1((address + name).encode()).hexdigest()}'
+                             for name in ('vocab.bpe', 'encoder.json'))
+        sys.exit(f"GPT-2's vocabulary can't be fetched ({type(error).__name__}). With a browser save {saved}\n"
+                 'and export TIKTOKEN_CACHE_DIR=FOLDER; or take --tokenizer=bpe4096 or byte, which need no download')
     longest = int(name[5:] or 2**9)
     ranks = {token: rank for token, rank in gpt2._mergeable_ranks.items() if len(token) <= longest}
     return tiktoken.Encoding(name, pat_str=WORDS, mergeable_ranks=ranks, special_tokens={END: 50256})
@@ -283,23 +459,25 @@ def split_of(text, val_fraction):
 
 
 class Progress:
-    """progress(done), done from 0 to 1, shows one line, each second; what is printed next overwrites it."""
+    """progress(done), done from `first` to 1, shows one line, each second; what is printed next overwrites it.
+    With the size of the whole in bytes it says the rate."""
 
-    def __init__(self, what):
-        self.what, self.start, self.shown = what, time.time(), 0
+    def __init__(self, what, first=0.0, size=0):
+        self.what, self.start, self.shown, self.first, self.size = what, time.time(), 0, first, size
 
     def __call__(self, done):
         now = time.time()
-        if now - self.shown > 1 and done > 0 and now - self.start > 1:
-            self.shown = now
-            left = (now - self.start) * (1 - done) / done
-            print(f'{self.what}: {done:4.0%}, {left:.0f} s left'.ljust(60), end='\r', file=sys.stderr, flush=True)
+        if now - self.shown > 1 and done > self.first and now - self.start > 1:
+            self.shown, speed = now, (done - self.first) / (now - self.start)
+            rate = f'{self.size * speed / 1e6:.1f} MB/s, ' if self.size else ''
+            print(f'{self.what}: {done:4.0%}, {rate}{(1 - done) / speed:.0f} s left'.ljust(60), end='\r',
+                  file=sys.stderr, flush=True)
 
     def end(self, result):
         print(f'{self.what}: {result}, {time.time() - self.start:.1f} s'.ljust(60), flush=True)
 
 
-def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data'):
+def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', source='cohere'):
     """Write the data set. A folder with another name is filled, then renamed: whole or not at all."""
     check_tokenizer(tokenizer)
     if not 0 <= val_fraction < 0.5:
@@ -308,15 +486,21 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data'):
         sys.exit(f'dataset={dataset} is not a known one ({", ".join(KNOWN)}); for your own text add --input=FILE')
     if input and dataset in KNOWN:
         sys.exit(f'--input with --dataset={dataset}: that name is taken, give yours another: --dataset=NAME')
-    files = input_files(input) if input else []
-    documents, usual = ((lambda progress: read_files(files, progress)), 0.01) if files else KNOWN[dataset]
+    if tokenizer.startswith('gpt2'):
+        make_tokenizer(tokenizer)   # if it can't be had, say so before the rest is downloaded
+    if dataset == 'pydocs':
+        documents, files = pydocs, [dict(file=f'pydocs of Python {sys.version.split()[0]}')]
+    else:
+        files = download_wikipedia(source, data_dir) if dataset == 'simplewiki' else [
+            dict(file=str(file)) | fingerprint(file) for file in input_files(input)]
+        documents = functools.partial(read_files, [pathlib.Path(file['file']) for file in files])
     folder = folder_of(dataset, tokenizer, data_dir)
     part = folder.with_name(folder.name + '.part')
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        write(part, documents, tokenizer, val_fraction or usual, [str(file) for file in files] or
-              f'{dataset} of Python {sys.version.split()[0]}')
+        write(part, documents, tokenizer, val_fraction or (0.05 if dataset == 'pydocs' else 0.01), files,
+              dataset == 'simplewiki')
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     except OSError as error:
@@ -325,11 +509,10 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data'):
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write(part, documents, name, val_fraction, source):
-    import numpy as np
+def write(part, documents, name, val_fraction, files, wikipedia):
     if name.startswith('bpe'):
         progress = Progress('counting words')
-        counts = count_words(documents(progress))
+        counts = count_words(clean(documents(progress), wikipedia, collections.Counter()))
         progress.end(f'{len(counts):,} distinct')
         progress = Progress(f'training {name}')
         ranks = train_bpe(counts, int(name[3:]) - 1, progress=progress)
@@ -337,20 +520,20 @@ def write(part, documents, name, val_fraction, source):
         (part / f'{name}.tiktoken').write_bytes(rank_lines(ranks))
     encoding = make_tokenizer(name, part)
     dtype = '<u2' if encoding.n_vocab > 256 else 'u1'
-    splits = {split: collections.Counter(documents=0, tokens=0, bytes=0) for split in ('train', 'val', 'test')}
+    splits = {split: collections.Counter(documents=0, tokens=0, bytes=0, chars=0, words=0) for split in SPLITS}
+    left_out = collections.Counter(empty=0, duplicate=0, disambiguation=0)
     progress = Progress('encoding')
-    outs = {split: open(part / f'{split}.bin', 'wb') for split in splits}
-    for batch in batches(documents(progress)):
-        for text, ids in zip(batch, encoding.encode_ordinary_batch(batch, num_threads=os.cpu_count())):
-            split = split_of(text, val_fraction)
-            outs[split].write(np.asarray([encoding.eot_token, *ids], dtype=dtype).tobytes())
-            splits[split].update(documents=1, tokens=len(ids) + 1, bytes=len(text.encode()))
-    for out in outs.values():
-        out.close()
+    work = functools.partial(encode, encoding, dtype, val_fraction)
+    for encoded in on_all_cores(work, clean(documents(progress), wikipedia, left_out)):
+        for split, (ids, counts) in encoded.items():
+            splits[split].update(counts)
+            with open(part / f'{split}.bin', 'ab') as out:
+                out.write(ids)
     total = sum(splits.values(), collections.Counter())
     if not total:
-        sys.exit(f'{source}: empty, there is no text in it')
+        sys.exit(f'{files[0]["file"]}: empty, there is no text in it')
     progress.end('{documents:,} documents, {bytes:,} bytes, {tokens:,} tokens'.format(**total))
+    print('  left out: ' + ', '.join(f'{n:,} {kind}' for kind, n in left_out.items()))
     for split, has in splits.items():
         if not has['documents']:
             sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more text, or a larger share '
@@ -360,22 +543,45 @@ def write(part, documents, name, val_fraction, source):
     meta = dict(format=FORMAT, tokenizer=dict(
         name=name, vocab_size=encoding.n_vocab, end_of_text=encoding.eot_token,
         max_token_bytes=max(map(len, ranks)), sha256=hashlib.sha256(rank_lines(ranks)).hexdigest()),
-        dtype=dtype, splits=splits, source=source, date=datetime.date.today().isoformat())
+        dtype=dtype, splits=splits, left_out=left_out, files=files, date=datetime.date.today().isoformat())
     (part / 'meta.json').write_text(json.dumps(meta, indent=1), encoding='utf-8')
 
 
-def batches(documents, size=2**22):
-    """Lists of documents of about `size` characters together."""
-    batch, held = [], 0
-    for text in documents:
-        batch.append(text)
-        held += len(text)
-        if held > size:
-            yield batch
-            batch, held = [], 0
-    yield batch
+def encode(encoding, dtype, val_fraction, batch):
+    """{split: (token ids as bytes, counts)} of a batch of documents."""
+    import numpy as np
+    end, encoded, splits = np.array([encoding.eot_token], dtype).tobytes(), {}, collections.defaultdict(list)
+    for text in batch:
+        splits[split_of(text, val_fraction)].append(text)
+    for split, texts in splits.items():
+        # as encode_ordinary, without a list of integers
+        ids = b''.join(end + encoding.encode_to_numpy(text, disallowed_special=()).astype(dtype).tobytes()
+                       for text in texts)
+        encoded[split] = ids, dict(
+            documents=len(texts), tokens=len(ids) // len(end), bytes=len(''.join(texts).encode()),
+            chars=sum(map(len, texts)), words=sum(len(text.split()) for text in texts))
+    return encoded
+
+
+def on_all_cores(work, documents, size=2**18):
+    """work(batch) of each batch of documents, about `size` characters, in order. What runs without Python's
+    lock, as tiktoken does, runs while the next documents are read."""
+    cores = os.cpu_count()
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        ahead, batch, held = collections.deque(), [], 0
+        for text in documents:
+            batch.append(text)
+            held += len(text)
+            if held > size:
+                ahead.append(pool.submit(work, batch))
+                batch, held = [], 0
+            if len(ahead) > 2 * cores:
+                yield ahead.popleft().result()
+        for result in (*ahead, pool.submit(work, batch)):
+            yield result.result()
 
 
 if __name__ == '__main__':
-    prepare(dataset, tokenizer, input, val_fraction, data_dir)
+    tokenizer = tokenizer or KNOWN.get(dataset, 'bpe4096')
+    prepare(dataset, tokenizer, input, val_fraction, data_dir, source)
     print(f'next: python train.py --dataset={dataset} --tokenizer={tokenizer} --out_dir=out/{dataset}')

@@ -4,11 +4,13 @@ import json
 import os
 import random
 import resource
+import sys
 import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
+import requests
 import tiktoken
 from tiktoken import _educational
 
@@ -100,6 +102,7 @@ def test_the_files_hold_the_text_document_by_document(mine):
             else:
                 tokens.append(i)
         assert len(texts) == has['documents'] and sum(len(text.encode()) for text in texts) == has['bytes']
+        assert sum(map(len, texts)) == has['chars'] and sum(len(text.split()) for text in texts) == has['words']
         assert all(prepare_wiki.split_of(text, 0.2) == split for text in texts)
         documents += texts
     assert sorted(''.join(documents)) == sorted(story())   # nothing lost, nothing twice
@@ -128,6 +131,69 @@ def test_jsonl_gz_txt_and_folders_are_read_alike(tmp_path):
         'A\n\nfirst 🐈', 'second\nline', 'third', 'fourth']
 
 
+def test_passages_paragraphs_and_parquet_become_articles(tmp_path):
+    passages = [{'wiki_id': w, 'paragraph_id': i, 'title': f'T{w}', 'text': f'{w}.{i}'} for w in (7, 3) for i in range(12)]
+    random.Random(0).shuffle(passages)   # in no order, over two files
+    for name, part in ('a', passages[:9]), ('b', passages[9:]):
+        (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, part)))
+    (tmp_path / 'c.jsonl').write_text(json.dumps({'id': '1', 'title': 'P', 'paragraphs': ['one', 'two']}))
+    (tmp_path / 'd.jsonl').write_text(json.dumps({'title': 'only a title', 'text': ' '}))
+    read = list(prepare_wiki.read_files(prepare_wiki.input_files(str(tmp_path)), lambda done: None))
+    assert read[:2] == ['P\n\none\n\ntwo', ' ']   # passages come last, once they are all there
+    assert sorted(read[2:]) == [f'T{w}\n\n' + '\n\n'.join(f'{w}.{i}' for i in range(12)) for w in (3, 7)]
+
+
+def test_parquet_is_read_and_a_broken_one_is_named(tmp_path):
+    pyarrow, parquet = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    columns = {'id': ['1', '2'], 'url': ['', ''], 'title': ['A', 'B'], 'text': ['first 🐈', 'second']}
+    parquet.write_table(pyarrow.table(columns), tmp_path / 'a.parquet')
+    files = prepare_wiki.input_files(str(tmp_path))
+    assert list(prepare_wiki.read_files(files, lambda done: None)) == ['A\n\nfirst 🐈', 'B\n\nsecond']
+    (tmp_path / 'a.parquet').write_bytes((tmp_path / 'a.parquet').read_bytes()[:-9])
+    fails_in_one_line(prepare(tmp_path, '--input=a.parquet'), 'a.parquet', 'broken')
+
+
+def test_without_pyarrow_parquet_fails_in_one_line_before_anything_is_downloaded(tmp_path, monkeypatch):
+    (tmp_path / 'a.parquet').touch()
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    monkeypatch.setattr(prepare_wiki, 'download', lambda *args: pytest.fail('downloaded'))
+    for call in (lambda: prepare_wiki.input_files(str(tmp_path)),
+                 lambda: prepare_wiki.prepare('simplewiki', 'byte', data_dir=tmp_path, source='wikimedia')):
+        with pytest.raises(SystemExit, match='a?.parquet: .*pip install pyarrow'):
+            call()
+
+
+@pytest.mark.parametrize('left_out, text', [
+    (1, 'Mercury\n\nMercury may refer to:\n\nMercury (planet), near the Sun'), (1, 'Sand\n\nSand could mean'),
+    (1, 'War (disambiguation)\n\nWar is a conflict.'), (1, 'Bell\n\nBell can also mean one of these:\nBell, a city'),
+    (0, 'Cat\n\nA cat is an animal. It may refer to a lion.'), (0, 'Cat\n\nA cat.\n\nThe word can mean:'),
+    (0, 'Can\n\nA can may mean trouble: it is sharp.')])
+def test_a_disambiguation_stub_is_told_from_an_article(left_out, text):
+    for wikipedia in False, True:
+        counts = Counter()
+        kept = list(prepare_wiki.clean([text], wikipedia, counts))
+        assert counts['disambiguation'] == left_out * wikipedia and len(kept) == 1 - left_out * wikipedia
+
+
+def test_empty_and_twice_told_documents_are_left_out_and_change_no_others_split(tmp_path):
+    texts = [f'document {i} é' for i in range(300)]
+    more = [text for i, text in enumerate(texts) for text in [text] * (1 + (i % 3 == 0)) + [' \n'] * (i % 2)]
+    for name, some in ('once', texts), ('more', more):
+        (tmp_path / f'{name}.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in some))
+        status, out, err = run(tmp_path, 'prepare_wiki.py', f'--input={name}.jsonl', f'--dataset={name}',
+                               '--tokenizer=byte', '--val_fraction=0.2')
+        assert status == 0, err
+    assert '150 empty, 100 duplicate' in out
+    once, more = (tmp_path / f'data/{name}-byte' for name in ('once', 'more'))
+    for split in 'train', 'val', 'test':
+        assert (once / f'{split}.bin').read_bytes() == (more / f'{split}.bin').read_bytes()
+    meta = json.loads((more / 'meta.json').read_text())
+    total = sum(map(Counter, meta['splits'].values()), Counter())
+    assert meta['left_out'] == {'empty': 150, 'duplicate': 100, 'disambiguation': 0}
+    assert total == {'documents': 300, 'words': 900, 'chars': sum(map(len, texts)),
+                     'bytes': sum(map(len, texts)) + 300, 'tokens': sum(map(len, texts)) + 600}
+
+
 def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
     piece = '猫🐈é' * 2**13   # lines far longer than a read: none of its cuts may fall inside a character
     with open(tmp_path / 'long.txt', 'w', encoding='utf-8') as out:
@@ -145,6 +211,19 @@ def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
 
 
 # ---- what users do
+
+def test_without_gpt2s_vocabulary_two_lines_say_which_files_to_get(tmp_path, monkeypatch):
+    def unreachable(name):
+        raise requests.ConnectionError
+    monkeypatch.setattr(tiktoken, 'get_encoding', unreachable)
+    with pytest.raises(SystemExit) as error:
+        prepare_wiki.make_tokenizer('gpt2')
+    first, second = str(error.value).splitlines()
+    for file, saved in (('vocab.bpe', '6d1cbeee0f20b3d9449abfede4726ed8212e3aee'),   # what tiktoken 0.14.0 opens
+                        ('encoder.json', '6c7ea1a7e38e3a7f062df639a5b80947f075ffe6')):
+        assert f'/{file} as FOLDER/{saved}' in first
+    assert 'TIKTOKEN_CACHE_DIR=FOLDER' in second and '--tokenizer=bpe4096' in second
+
 
 @pytest.mark.parametrize('content, args, words', [
     (None, ['--input=story.txt'], ['story.txt', 'no such file']),
