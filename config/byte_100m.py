@@ -1,6 +1,8 @@
 # 100M parameters, 93 % of them core: python train.py config/byte_100m.py
 # Many epochs of a small text: dropout, strong weight decay and an average of the weights.
-# HEADER
+# Parameters: 99.0 million: byte encoder and decoder 7.0, attention 28.3, feed-forward 63.7.
+# Estimated, not measured: 21 GB of memory (16 bytes a parameter, and what a forward pass keeps);
+# 2.9 hours on an RTX 4090 (5.1e17 operations at 30 % of its 165 TFLOP/s).
 out_dir = 'out/byte_100m'
 dataset = 'simplewiki'
 tokenizer = 'gpt2-16'
@@ -11,5 +13,5 @@ block_size = 512
 muon_lr, learning_rate = 0.03, 4e-3
 weight_decay, dropout, ema = 0.5, 0.1, 0.99
 batch_size, grad_accum = 32, 8   # 131,072 tokens
-max_iters, warmup_iters = 5500, 50   # 12 epochs
+max_iters, warmup_iters = 5500, 50   # about 12 epochs of 60 million tokens
 eval_interval = 250

@@ -1,5 +1,7 @@
 # 10M parameters, all of them core but the 1.5M that spell: python train.py config/byte_10m.py
-# HEADER
+# Parameters: 10.0 million: byte encoder and decoder 1.5, attention 2.6, feed-forward 5.9.
+# Estimated, not measured: 5.8 GB of memory (16 bytes a parameter, and what a forward pass keeps);
+# 0.2 hours on an RTX 4090 (3.2e16 operations at 30 % of its 165 TFLOP/s).
 out_dir = 'out/byte_10m'
 dataset = 'simplewiki'
 tokenizer = 'gpt2-16'
@@ -8,5 +10,5 @@ n_layer, n_head, n_kv_head, n_embd, d_ff = 10, 8, 8, 256, 768
 block_size = 512
 muon_lr, learning_rate = 0.04, 6e-3
 batch_size, grad_accum = 32, 4   # 65,536 tokens
-max_iters, warmup_iters = 5500, 50   # 6 epochs
+max_iters, warmup_iters = 5500, 50   # about 6 epochs of 60 million tokens
 eval_interval = 250

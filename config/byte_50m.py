@@ -1,6 +1,8 @@
 # 50M parameters, four layers more than tiny_50m for fewer in all: python train.py config/byte_50m.py
 # Many epochs of a small text: dropout, strong weight decay and an average of the weights.
-# HEADER
+# Parameters: 49.8 million: byte encoder and decoder 2.1, attention 14.7, feed-forward 33.0.
+# Estimated, not measured: 14 GB of memory (16 bytes a parameter, and what a forward pass keeps);
+# 1.4 hours on an RTX 4090 (2.5e17 operations at 30 % of its 165 TFLOP/s).
 out_dir = 'out/byte_50m'
 dataset = 'simplewiki'
 tokenizer = 'gpt2-16'
@@ -10,5 +12,5 @@ block_size = 512
 muon_lr, learning_rate = 0.03, 6e-3
 weight_decay, dropout, ema = 0.4, 0.1, 0.99
 batch_size, grad_accum = 32, 8   # 131,072 tokens
-max_iters, warmup_iters = 5500, 50   # 12 epochs
+max_iters, warmup_iters = 5500, 50   # about 12 epochs of 60 million tokens
 eval_interval = 250

@@ -1,6 +1,8 @@
 # A 100M transformer with GPT-2's vocabulary: python train.py config/tiny_100m.py
 # Many epochs of a small text: dropout, strong weight decay and an average of the weights.
-# HEADER
+# Parameters: 101.4 million: tables 32.2, attention 21.3, feed-forward 47.9.
+# Estimated, not measured: 14 GB of memory (16 bytes a parameter, and what a forward pass keeps);
+# 2.6 hours on an RTX 4090 (4.6e17 operations at 30 % of its 165 TFLOP/s).
 out_dir = 'out/tiny_100m'
 dataset = 'simplewiki'
 tokenizer = 'gpt2'
@@ -9,6 +11,6 @@ block_size = 512
 muon_lr, learning_rate = 0.03, 4e-3
 weight_decay, dropout, ema = 0.5, 0.1, 0.99
 batch_size, grad_accum = 32, 8   # 131,072 tokens
-max_iters, warmup_iters = 5500, 50   # 12 epochs
+max_iters, warmup_iters = 5500, 50   # about 12 epochs of 60 million tokens
 eval_interval = 250
 compile = True

@@ -2,7 +2,9 @@
 # Table 1 gives the shape, the batch, the schedule and AdamW. It leaves open, and here it is: key/value heads (as many
 # as heads), tied tables, beta2 0.95, clipping at 1, where the cosine ends (a tenth), where dropout acts (on what each
 # attention and feed-forward adds, and on the embeddings).
-# HEADER
+# Parameters: 59.8 million: tables 25.7, attention 10.5, feed-forward 23.6.
+# Estimated, not measured: 7.0 GB of memory (16 bytes a parameter, and what a forward pass keeps);
+# 13 hours on an RTX 4090 (2.3e18 operations at 30 % of its 165 TFLOP/s).
 out_dir = 'out/tiny_50m'
 dataset = 'simplewiki'
 tokenizer = 'gpt2'

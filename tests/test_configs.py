@@ -1,0 +1,54 @@
+"""The configs are what their names and first lines say."""
+import re
+
+import pytest
+import torch
+
+import configurator
+from helpers import ROOT
+from model import GPT, Config
+
+def run(*files):
+    """The settings that train.py would have after these config files."""
+    namespace = dict(__file__=str(ROOT / 'train.py'), __doc__='')
+    source = (ROOT / 'train.py').read_text(encoding='utf-8')
+    exec(source[:source.index('from configurator')], namespace)
+    return configurator.configure(namespace, argv=[f'config/{file}.py' for file in files])[0]
+
+
+def parameters(settings):
+    vocab_size = {'bpe4096': 4096, 'bpe8192': 8192}.get(settings['tokenizer'], 50257)
+    fields = {name: value for name, value in settings.items() if name in Config.__dataclass_fields__}
+    with torch.device('meta'):   # shapes without numbers
+        return GPT(Config(vocab_size=vocab_size, **fields)).count_parameters()
+
+
+@pytest.mark.parametrize('size', [10, 50, 100])
+@pytest.mark.parametrize('kind', ['tiny', 'byte'])
+def test_parameters_are_those_of_the_name_and_of_the_header(kind, size):
+    settings, parts = run(f'{kind}_{size}m'), parameters(run(f'{kind}_{size}m'))
+    header = (ROOT / f'config/{kind}_{size}m.py').read_text(encoding='utf-8')
+    total = sum(parts.values()) / 1e6
+    assert float(re.search(r'Parameters: ([\d.]+) million', header)[1]) == round(total, 1)
+    assert abs(total / size - 1) <= 0.03 or (kind, size) == ('tiny', 50)   # which is the paper's Table 1
+    assert settings['dataset'] == 'simplewiki' and settings['out_dir'] == f'out/{kind}_{size}m'
+    ends = sum(n for part, n in parts.items() if part.startswith(('token', 'byte'))) / 1e6
+    stated = re.search(r'(?:tables|decoder) ([\d.]+)', header)[1]
+    assert float(stated) == round(ends, 1)
+
+
+def test_tiny_50m_is_table_1_of_the_paper():
+    found = run('tiny_50m')
+    expected = dict(n_layer=10, n_embd=512, n_head=16, ffn='swiglu', d_ff=1536, block_size=512, tokenizer='gpt2',
+                    batch_size=24, grad_accum=20, max_iters=25000, warmup_iters=5000, optimizer='adamw',
+                    learning_rate=6e-4, weight_decay=0.1, dropout=0.1, schedule='cosine', counts=False)
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize('name, part, share', [
+    ('mobillama', 'feed-forward', 1 / 10), ('one_wide_ffn', 'feed-forward', 1), ('albert', 'attention', 1 / 10),
+    ('mobilellm_ls', 'attention', 1 / 2), ('relaxed_recursive', 'feed-forward', 1 / 10)])
+def test_sharing_configs_share_on_top_of_another(name, part, share):
+    plain, changed = parameters(run('byte_10m')), parameters(run('byte_10m', name))
+    assert changed[part] == plain[part] * share
+    assert ('LoRA' in changed) == (name == 'relaxed_recursive')
