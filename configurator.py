@@ -1,5 +1,5 @@
 """
-What the scripts share: settings, and after them the checkpoint and the device.
+What the scripts share: settings, and after them the checkpoint, the device and progress.
 
 Settings for a script that keeps them as plain `name = value  # comment` lines at its top, before it calls
     settings, given = configure(globals())
@@ -13,6 +13,7 @@ import os
 import pathlib
 import pickle
 import sys
+import time
 import typing
 
 FORMAT = 1   # of checkpoints
@@ -155,3 +156,22 @@ def pick_device(name='auto', dtype='auto', local_rank=0):
         libc.mallopt(-1, -1)   # M_TRIM_THRESHOLD
     return (device, torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
             f'device {device}{threads}, {"bfloat16" if bfloat16 else "float32"}, torch {torch.__version__}')
+
+
+class Progress:
+    """progress(done), done from `first` to 1, shows one line, each second; what is printed next overwrites it.
+    With the size of the whole in bytes it says the rate."""
+
+    def __init__(self, what, first=0.0, size=0):
+        self.what, self.start, self.shown, self.first, self.size = what, time.time(), 0, first, size
+
+    def __call__(self, done):
+        now = time.time()
+        if now - self.shown > 1 and done > self.first and now - self.start > 1:
+            self.shown, speed = now, (done - self.first) / (now - self.start)
+            rate = f'{self.size * speed / 1e6:.1f} MB/s, ' if self.size else ''
+            print(f'{self.what}: {done:4.0%}, {rate}{(1 - done) / speed:.0f} s left'.ljust(60), end='\r',
+                  file=sys.stderr, flush=True)
+
+    def end(self, result):
+        print(f'{self.what}: {result}, {time.time() - self.start:.1f} s'.ljust(60), flush=True)

@@ -20,8 +20,8 @@ source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (Novembe
 val_fraction = 0.0       # of the documents, for each of val and test; 0: 0.05 for pydocs, else 0.01
 data_dir = 'data'        # where the data sets are, and downloads/
 
+from configurator import Progress, configure
 if __name__ == '__main__':
-    from configurator import configure
     configure(globals(), one_of=dict(source='cohere sbert wikimedia'))
 
 import base64
@@ -35,14 +35,14 @@ import heapq
 import importlib.util
 import io
 import json
-import math
 import os
 import pathlib
 import re
 import shutil
 import sys
-import time
 import zlib
+
+from download import download, fingerprint
 
 FORMAT = 2                 # version of the token files and meta.json
 KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # data sets that need no --input: usual tokenizer
@@ -63,108 +63,6 @@ SOURCES = dict(
 # "Mercury may refer to:" on the line after the title
 DISAMBIGUATION = re.compile(r'[^\n]*(?:\(disambiguation\)\n|\n+[^\n]*\b(?:may|might|can|could)(?: also)? '
                             r'(?:refer to|mean|stand for)\b(?:[^\n]*:)? *(?:\n|$))')
-
-
-# ---------------------------------------------------------------------------------------------------------
-# downloads
-
-AGENT = 'nanoSTLM/1.0 (educational; python-requests)'   # some servers answer 403 to a library's bare name
-TIMEOUT = 30               # seconds without a byte
-TRIES = 5                  # that get no further than the one before
-PAUSE = 1.0                # seconds after the first of them, doubled after each
-
-
-class Again(Exception):
-    """(reason, seconds that the server wants us to wait; inf: trying again is of no use)"""
-
-
-def download(url, path, size=None, sha256=None):
-    """Fetch url to path unless it is there; return its {url, size, sha256, date}, which path.json keeps.
-    It is whole when its size and sha256 are the given ones, or where one isn't given, the one that the server
-    states. An unfinished one is path.part, where the next call goes on. Failure ends in one line."""
-    path = pathlib.Path(path)
-    part, note = path.with_name(f'{path.name}.part'), path.with_name(f'{path.name}.json')
-    given = {key: value for key, value in dict(size=size, sha256=sha256).items() if value}
-    if path.exists():   # from an earlier call, or put there by hand
-        known = dict(url=url, date=datetime.date.fromtimestamp(path.stat().st_mtime).isoformat())
-        try:
-            known.update(json.loads(note.read_text(encoding='utf-8')))
-        except (OSError, ValueError):
-            pass
-        known, found = known | given, fingerprint(path)
-        if known | found == found | known:
-            return known | found
-        print(f'{path}: not the whole file of {url}; fetching it anew')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    failed = longest = 0
-    while True:
-        try:
-            wanted = fetch(url, part) | given
-            found = fingerprint(part)
-            if found['size'] < wanted.get('size', 0):
-                raise Again(f"only {found['size']:,} of {wanted['size']:,} bytes came", 0)
-            if wanted and wanted | found == found | wanted:
-                break
-            part.unlink()
-            raise Again(f'what came, {found}, is not {wanted or "of a size that the server states"}', 0)
-        except Again as error:
-            reason, wait = error.args
-            have = part.stat().st_size if part.exists() else 0
-            failed = 1 if have > longest else failed + 1
-            longest, wait = max(longest, have), max(wait, PAUSE * 2**(failed - 1))
-            if failed == TRIES or wait > 600:
-                sys.exit(f'{url}: {reason}. Try again later, or with a browser save it as {path}')
-            print(f'{url}: {reason}; trying again in {wait:.0f} s', file=sys.stderr)
-            time.sleep(wait)
-    os.replace(part, path)
-    record = dict(url=url, date=datetime.date.today().isoformat()) | found
-    note.write_text(json.dumps(record), encoding='utf-8')
-    return record
-
-
-def fetch(url, part):
-    """Download what part lacks; the whole file's {size, sha256}, as far as the server states them."""
-    import requests
-    import urllib3
-    have = part.stat().st_size if part.exists() else 0
-    headers = {'User-Agent': AGENT, 'Accept-Encoding': 'identity'} | ({'Range': f'bytes={have}-'} if have else {})
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            status, has = response.status_code, response.headers
-            if status not in (200, 206, 416):
-                wait = has.get('Retry-After', '')
-                raise Again(f'the server says {status} {response.reason}', math.inf if status < 500 and status != 429
-                            else int(wait) if wait.isdigit() else 0)
-            # Hugging Face states a large file's size and sha256 where it redirects to it
-            linked = next((r.headers for r in response.history if 'X-Linked-Etag' in r.headers), {})
-            etag = re.fullmatch('"?([0-9a-f]{64})"?', linked.get('X-Linked-Etag') or has.get('ETag', ''))
-            start, total = re.fullmatch(r'(?:bytes (\d+|\*).*/(\d+))?.*', has.get('Content-Range', '')).groups()
-            total = linked.get('X-Linked-Size') or total or status == 200 and has.get('Content-Length')
-            stated = ({'size': int(total)} if total else {}) | ({'sha256': etag[1]} if etag else {})
-            if status == 416 and stated.get('size') == have:
-                return stated
-            if status == 416 or status == 206 and start != str(have):
-                part.unlink(missing_ok=True)
-                raise Again(f'asked for what follows byte {have:,}, the server says {status}', 0)
-            have, total = have if status == 206 else 0, stated.get('size', sys.maxsize)
-            progress = Progress(part.stem, have / max(total, 1), total)
-            with open(part, 'ab' if have else 'wb') as out:
-                for piece in response.raw.stream(2**14, decode_content=False):   # a .gz stays a .gz
-                    out.write(piece)
-                    have += len(piece)
-                    progress(have / total)
-            progress.end(f'{have:,} bytes')
-            return stated
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise Again(f'{type(error).__name__} at byte {have:,}', 0)
-
-
-def fingerprint(path):
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for piece in iter(lambda: file.read(2**20), b''):
-            digest.update(piece)
-    return dict(size=path.stat().st_size, sha256=digest.hexdigest())
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -456,25 +354,6 @@ def split_of(text, val_fraction):
     """'train', 'val' or 'test', by the text alone."""
     x = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'big') / 2**64
     return 'val' if x < val_fraction else 'test' if x < 2 * val_fraction else 'train'
-
-
-class Progress:
-    """progress(done), done from `first` to 1, shows one line, each second; what is printed next overwrites it.
-    With the size of the whole in bytes it says the rate."""
-
-    def __init__(self, what, first=0.0, size=0):
-        self.what, self.start, self.shown, self.first, self.size = what, time.time(), 0, first, size
-
-    def __call__(self, done):
-        now = time.time()
-        if now - self.shown > 1 and done > self.first and now - self.start > 1:
-            self.shown, speed = now, (done - self.first) / (now - self.start)
-            rate = f'{self.size * speed / 1e6:.1f} MB/s, ' if self.size else ''
-            print(f'{self.what}: {done:4.0%}, {rate}{(1 - done) / speed:.0f} s left'.ljust(60), end='\r',
-                  file=sys.stderr, flush=True)
-
-    def end(self, result):
-        print(f'{self.what}: {result}, {time.time() - self.start:.1f} s'.ljust(60), flush=True)
 
 
 def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', source='cohere'):

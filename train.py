@@ -60,7 +60,7 @@ device = 'auto'                # cuda, mps or cpu; auto takes the first of them 
 dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 compile = False                # torch.compile, on CUDA only
 
-from configurator import FORMAT, configure, load_checkpoint, pick_device
+from configurator import FORMAT, Progress, configure, load_checkpoint, pick_device
 settings, given = configure(
     globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test',
                            schedule='cosine wsd', dtype='auto bfloat16 float32'), at_least={
@@ -196,7 +196,7 @@ def evaluate(split, most_tokens=math.inf, stride=block_size):
     block_size begin every `stride` tokens, and each predicts what the one before didn't. All bytes are charged:
     only the very first token, an end of text, is not predicted."""
     nats, n_tokens, n_bytes = torch.zeros((), dtype=torch.float64), 0, 0
-    progress = prepare_wiki.Progress(f'evaluating {split}')
+    progress = Progress(f'evaluating {split}')
     judged.eval()
     for folder, meta in sets:
         tokens = open_split(folder, meta, split)

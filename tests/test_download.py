@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-import prepare_wiki
+import download as download_module
+from download import download
 from helpers import ROOT, SMALL
 
 DATA = random.Random(0).randbytes(300_000)
@@ -78,8 +79,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(prepare_wiki, 'TIMEOUT', 0.3)
-    monkeypatch.setattr(prepare_wiki, 'PAUSE', 0.001)
+    monkeypatch.setattr(download_module, 'TIMEOUT', 0.3)
+    monkeypatch.setattr(download_module, 'PAUSE', 0.001)
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.files, server.faults, server.requests, server.sent = {'/data': DATA}, [], [], 0
@@ -95,7 +96,7 @@ def server(monkeypatch):
 def fails(*args):
     """The one line that the download ends in."""
     with pytest.raises(SystemExit) as error:
-        prepare_wiki.download(*args)
+        download(*args)
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
 
@@ -107,7 +108,7 @@ def fails(*args):
 def test_what_goes_wrong_for_a_while_ends_in_the_right_bytes(server, tmp_path, faults):
     for name, given in ('a', ()), ('b', (len(DATA),)), ('c', (len(DATA), SHA)):
         server.faults, server.states_sha, start = list(faults), 'wrong bytes' in faults, time.monotonic()
-        record = prepare_wiki.download(server.url + 'data', tmp_path / name / 'data', *given)
+        record = download(server.url + 'data', tmp_path / name / 'data', *given)
         assert (tmp_path / name / 'data').read_bytes() == DATA and not server.faults
         assert (record['size'], record['sha256'], record['url']) == (len(DATA), SHA, server.url + 'data')
         assert sorted(file.name for file in (tmp_path / name).iterdir()) == ['data', 'data.json']
@@ -116,19 +117,19 @@ def test_what_goes_wrong_for_a_while_ends_in_the_right_bytes(server, tmp_path, f
 
 def test_what_has_no_stated_size_is_fetched_again(server, tmp_path):
     server.faults = ['nothing stated']
-    prepare_wiki.download(server.url + 'data', tmp_path / 'data')
+    download(server.url + 'data', tmp_path / 'data')
     assert len(server.requests) == 2 and (tmp_path / 'data').read_bytes() == DATA
 
 
 def test_a_server_that_refuses_every_range_is_asked_for_the_whole(server, tmp_path):
     server.faults = ['drop'] + ['refuses Range'] * 9
-    prepare_wiki.download(server.url + 'data', tmp_path / 'data', len(DATA))
+    download(server.url + 'data', tmp_path / 'data', len(DATA))
     assert len(server.requests) == 3 and (tmp_path / 'data').read_bytes() == DATA
 
 
 def test_a_dropped_download_goes_on_where_it_stopped(server, tmp_path):
     server.faults = ['drop', 'drop']
-    prepare_wiki.download(server.url + 'data', tmp_path / 'data')
+    download(server.url + 'data', tmp_path / 'data')
     ranges = [headers.get('Range') for _, headers in server.requests]
     assert server.sent == len(DATA) and ranges == [None, 'bytes=150000-', 'bytes=225000-']
 
@@ -138,7 +139,7 @@ def test_what_an_earlier_process_left_is_gone_on_with(server, tmp_path):
         server.sent = 0
         (tmp_path / 'data').unlink(missing_ok=True)
         (tmp_path / 'data.part').write_bytes(left)
-        prepare_wiki.download(server.url + 'data', tmp_path / 'data')
+        download(server.url + 'data', tmp_path / 'data')
         assert (tmp_path / 'data').read_bytes() == DATA and server.sent == sent
 
 
@@ -164,42 +165,42 @@ def test_pinned_facts_are_checked_whatever_the_server_says(server, tmp_path):
     assert 'sha256' in fails(server.url + 'data', tmp_path / 'data', None, '1' * 64)
     assert '300,001' in fails(server.url + 'data', tmp_path / 'data', len(DATA) + 1)
     server.faults = ['other etag']   # the pinned one counts
-    prepare_wiki.download(server.url + 'data', tmp_path / 'data', len(DATA), SHA)
+    download(server.url + 'data', tmp_path / 'data', len(DATA), SHA)
     assert (tmp_path / 'data').read_bytes() == DATA
 
 
 def test_pauses_double_and_the_servers_wish_is_granted(server, tmp_path, monkeypatch):
     waits = []
-    monkeypatch.setattr(prepare_wiki, 'PAUSE', 1)
-    monkeypatch.setattr(prepare_wiki.time, 'sleep', waits.append)
+    monkeypatch.setattr(download_module, 'PAUSE', 1)
+    monkeypatch.setattr(download_module.time, 'sleep', waits.append)
     server.faults = ['503', '503', '429 7', '503']   # Retry-After: 7
-    prepare_wiki.download(server.url + 'data', tmp_path / 'data')
+    download(server.url + 'data', tmp_path / 'data')
     assert waits == [1, 2, 7, 8]
 
 
 def test_what_hugging_face_states_before_it_redirects_is_what_counts(server, tmp_path):
     server.faults = ['redirect', 'wrong bytes', 'redirect', 'other etag']
     server.files['/resolve'] = b''
-    record = prepare_wiki.download(server.url + 'resolve', tmp_path / 'data')
+    record = download(server.url + 'resolve', tmp_path / 'data')
     assert record['sha256'] == SHA and [path for path, _ in server.requests] == ['/resolve', '/data'] * 2
     assert all('nanoSTLM/' in headers['User-Agent'] for _, headers in server.requests)
 
 
 def test_a_whole_file_is_found_again_without_network(server, tmp_path):
-    first = prepare_wiki.download(server.url + 'data', tmp_path / 'data')
+    first = download(server.url + 'data', tmp_path / 'data')
     (tmp_path / 'by hand').write_bytes(DATA)
     asked = len(server.requests)
-    assert prepare_wiki.download(server.url + 'data', tmp_path / 'data') == first
-    assert prepare_wiki.download(server.url + 'data', tmp_path / 'by hand')['sha256'] == SHA
-    assert prepare_wiki.download(server.url + 'data', tmp_path / 'by hand', len(DATA), SHA)['size'] == len(DATA)
+    assert download(server.url + 'data', tmp_path / 'data') == first
+    assert download(server.url + 'data', tmp_path / 'by hand')['sha256'] == SHA
+    assert download(server.url + 'data', tmp_path / 'by hand', len(DATA), SHA)['size'] == len(DATA)
     assert len(server.requests) == asked
 
 
 def test_a_file_that_changed_is_fetched_anew(server, tmp_path):
-    prepare_wiki.download(server.url + 'data', tmp_path / 'data')
+    download(server.url + 'data', tmp_path / 'data')
     for harm in DATA[:-1], DATA[:-1] + b'?':
         (tmp_path / 'data').write_bytes(harm)
-        prepare_wiki.download(server.url + 'data', tmp_path / 'data')
+        download(server.url + 'data', tmp_path / 'data')
         assert (tmp_path / 'data').read_bytes() == DATA
     (tmp_path / 'data').write_bytes(DATA[:-1])
     server.faults = ['403']
@@ -225,8 +226,8 @@ def python(server, folder, code, **kwargs):
     return subprocess.Popen([sys.executable, '-c', f'''
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import prepare_wiki
-prepare_wiki.PAUSE = 0.001
+import download, prepare_wiki
+download.PAUSE = 0.001
 prepare_wiki.SOURCES['cohere'] = ({server.url!r}, {names!r})
 {code}'''], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8', **kwargs)
 
