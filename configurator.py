@@ -16,7 +16,7 @@ import sys
 import time
 import typing
 
-FORMAT = 1   # of checkpoints
+FORMAT = 2   # of checkpoints
 
 
 def configure(namespace, at_least={}, one_of={}, argv=None):

@@ -103,11 +103,11 @@ if init_from == 'resume' or eval_only:
 points = dropout if isinstance(dropout, list) else [(0, dropout)]
 try:
     steps, ps = np.array(points, dtype=float).T
-    if beta2 >= 1 or ema >= 1 or (np.diff(steps) <= 0).any() or not ((0 <= ps) & (ps < 1)).all():
+    if beta2 >= 1 or ema >= 1 or stride > block_size or (np.diff(steps) <= 0).any() or not ((0 <= ps) & (ps < 1)).all():
         raise ValueError
 except ValueError:
-    sys.exit(f'beta2={beta2} and ema={ema} must be below 1, and dropout={dropout} p, or [(step, p), ...] with growing steps, '
-             'and p at least 0 and below 1')
+    sys.exit(f'beta2={beta2} and ema={ema} must be below 1, stride={stride} at most block_size={block_size}, '
+             f'dropout={dropout} p, or [(step, p), ...] with growing steps, and p at least 0 and below 1')
 
 # -----------------------------------------------------------------------------------------------
 # machine: torchrun starts this script once for each GPU and sets RANK, LOCAL_RANK, WORLD_SIZE
@@ -212,7 +212,8 @@ def evaluate(split, most_tokens=math.inf, stride=block_size):
                 nll = judged(*load_blocks([(tokens, end - block_size) for end in ends[batch]]))   # (B, T)
             fresh = torch.arange(block_size) >= block_size - new[batch, None]                     # (B, T)
             nats += nll.cpu().double()[fresh].sum()
-            progress((i + batch_size) / (len(ends) + batch_size))
+            if master:
+                progress((i + batch_size) / (len(ends) + batch_size))
         n_tokens, n_bytes = n_tokens + n, n_bytes + size
     judged.train()
     if world > 1:
@@ -232,7 +233,8 @@ except ValueError as error:
 model = raw_model = GPT(config).to(device)
 encoding = prepare_wiki.make_tokenizer(tokenizer, folder)
 spelling = prepare_wiki.spelling(encoding)
-occurs = sum(np.bincount(open_split(*data, 'train'), minlength=len(spelling)) for data in sets)
+occurs = sum(np.bincount(tokens[i:i + 2**24], minlength=len(spelling)) for tokens in
+             (open_split(*data, 'train') for data in sets) for i in range(0, len(tokens), 2**24))
 raw_model.tokens.spell(spelling, torch.from_numpy(occurs * counts))
 token_bytes = np.array([len(token) for token in spelling])
 raw_model.dropout.set(ps.max())
