@@ -285,20 +285,22 @@ def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
     scores, done = np.zeros(len(pairs)), 0
     model.tokens.freeze()
     for contexts in batches(followers, batch_tokens):
-        P = len(contexts[0])
+        P, states, targets, owners = len(contexts[0]), [], [], []
         caches = [LayerCache(P) for _ in model.blocks]
         last = model.hidden(torch.tensor(contexts, device=device), caches)[:, -1:]       # (B, P) -> (B, 1, C)
         ends = [(row, i, ids) for row, context in enumerate(contexts) for i, ids in followers[context]]
         for part in batches(ends, batch_tokens, lambda end: P + len(end[2])):
             rows, numbers, ids = map(list, zip(*part))
-            targets, h = torch.tensor(ids, device=device), last[rows]                    # (R, T), (R, 1, C)
-            if targets.size(1) > 1:
-                longer = [branch(cache, rows, P + targets.size(1) - 1) for cache in caches]
-                h = torch.cat((h, model.hidden(targets[:, :-1], longer)), dim=1)         # (R, T, C)
-            nll = model.tokens.nll(h, targets).sum(-1)                                   # (R, T)
-            scores[numbers] = -nll.cpu().double().sum(1).numpy()
-            done += targets.numel()
-        done += P * len(contexts)
+            idx, h, T = torch.tensor(ids, device=device), last[rows], len(ids[0])        # (R, T), (R, 1, C)
+            if T > 1:
+                longer = [branch(cache, rows, P + T - 1) for cache in caches]
+                h = torch.cat((h, model.hidden(idx[:, :-1], longer)), dim=1)             # (R, T, C)
+            states.append(h.flatten(0, 1))
+            targets.append(idx.flatten())
+            owners += np.repeat(numbers, T).tolist()
+        nll = model.tokens.nll(torch.cat(states)[None], torch.cat(targets)[None])        # (1, tokens, symbols)
+        np.subtract.at(scores, owners, nll[0].sum(-1).cpu().double().numpy())
+        done += P * len(contexts) + len(owners)
         progress(done / total)
     return scores
 
