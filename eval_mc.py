@@ -40,6 +40,7 @@ import zipfile
 import numpy as np
 import requests
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 import prepare_wiki
 from model import GPT, Config, LayerCache
@@ -250,6 +251,9 @@ def load(task, data_dir='data/eval', num_fewshot=0, limit=0):
 # ---------------------------------------------------------------------------------------------------------
 # scores
 
+LEAST = 128   # tokens: a smaller matrix product hardly takes less time
+
+
 def encode(encoding, context, continuation):
     """Both as token ids. They are encoded together, since a token may cross from one to the other; what the
     context without its last spaces doesn't cover is the continuation's."""
@@ -258,11 +262,17 @@ def encode(encoding, context, continuation):
     return start or [encoding.eot_token], whole[len(start):]
 
 
-def batches(sequences, tokens, length=len):
-    """Lists of sequences of the same length, at most so many tokens together; the longest come first."""
-    for n, group in itertools.groupby(sorted(sequences, key=length, reverse=True), length):
-        group, size = list(group), max(1, tokens // n)
-        yield from (group[i:i + size] for i in range(0, len(group), size))
+def batches(sequences, tokens, length=len, least=1):
+    """Lists of sequences of the same length, the longest first, of at most so many tokens; a list of fewer than
+    `least` tokens goes on with shorter sequences."""
+    batch = []
+    for sequence in sorted(sequences, key=length, reverse=True):
+        n, size = length(batch[0]) if batch else 0, len(batch)
+        if batch and ((size + 1) * n > tokens or length(sequence) < n and size * n >= least):
+            yield batch
+            batch = []
+        batch.append(sequence)
+    yield batch
 
 
 def branch(cache, rows, room):
@@ -276,7 +286,8 @@ def branch(cache, rows, room):
 def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
     """log p(continuation | context), in nats, of each pair of lists of token ids.
     A context is read once, whatever may follow it, together with others of its length. Its last state predicts the
-    first token of each continuation; its keys and values are there for the rest. Nothing is padding."""
+    first token of each continuation; its keys and values are there for the rest. Padding stands only after a
+    continuation, where nothing sees it, in batches that would be tiny without; it is never scored."""
     most, device, followers = model.config.block_size, model.norm.weight.device, collections.defaultdict(list)
     for i, (context, continuation) in enumerate(pairs):
         ids = (*context, *continuation)[-most - 1:]   # the last one is predicted, not read
@@ -288,16 +299,17 @@ def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
         P, states, targets, owners = len(contexts[0]), [], [], []
         caches = [LayerCache(P) for _ in model.blocks]
         last = model.hidden(torch.tensor(contexts, device=device), caches)[:, -1:]       # (B, P) -> (B, 1, C)
-        ends = [(row, i, ids) for row, context in enumerate(contexts) for i, ids in followers[context]]
-        for part in batches(ends, batch_tokens, lambda end: P + len(end[2])):
+        ends = [(row, i, torch.tensor(ids)) for row, context in enumerate(contexts) for i, ids in followers[context]]
+        for part in batches(ends, batch_tokens, lambda end: len(end[2]), LEAST):
             rows, numbers, ids = map(list, zip(*part))
-            idx, h, T = torch.tensor(ids, device=device), last[rows], len(ids[0])        # (R, T), (R, 1, C)
-            if T > 1:
-                longer = [branch(cache, rows, P + T - 1) for cache in caches]
-                h = torch.cat((h, model.hidden(idx[:, :-1], longer)), dim=1)             # (R, T, C)
-            states.append(h.flatten(0, 1))
-            targets.append(idx.flatten())
-            owners += np.repeat(numbers, T).tolist()
+            idx = pad_sequence(ids, batch_first=True, padding_value=-1).to(device)       # (R, T)
+            real, h = idx >= 0, last[rows]                                               # (R, T), (R, 1, C)
+            if idx.size(1) > 1:
+                longer = [branch(cache, rows, P + idx.size(1) - 1) for cache in caches]
+                h = torch.cat((h, model.hidden(idx[:, :-1].clamp(min=0), longer)), dim=1)   # (R, T, C)
+            states.append(h[real])
+            targets.append(idx[real])
+            owners += np.repeat(numbers, [len(of) for of in ids]).tolist()
         nll = model.tokens.nll(torch.cat(states)[None], torch.cat(targets)[None])        # (1, tokens, symbols)
         np.subtract.at(scores, owners, nll[0].sum(-1).cpu().double().numpy())
         done += P * len(contexts) + len(owners)
