@@ -5,23 +5,24 @@ Multiple choice by summed log-probabilities: ARC, Winogrande, HellaSwag, MMLU, o
     python eval_mc.py --tasks=arc_easy,hellaswag --limit=500    # sooner, and less sure
     python eval_mc.py --file=my.jsonl                           # one's own; own_item() below says what a line is
 
-The choice that the model finds likeliest is its answer. Prompts, token boundaries, truncation and metrics are those of
-EleutherAI's lm-evaluation-harness 0.4.13 (tests/compare_harness.py compares the two item by item), so that scores
-compare with published ones. Writes out_dir/mc_<task>.json: the metrics, and every choice's log-probability.
+The choice that the model finds likeliest is its answer. Prompts, token boundaries, truncation and metrics are
+those of EleutherAI's lm-evaluation-harness 0.4.13 (tests/compare_harness.py compares the two item by item), so
+scores compare with published ones. Writes out_dir/mc_<task>.json: metrics, and every choice's log-probability.
 """
 out_dir = 'out/quick'     # the run's folder: best.pt, else ckpt.pt, and the tokenizer
-tasks = 'arc_easy,arc_challenge,winogrande,hellaswag,mmlu,mmlu_cloze'   # mmlu answers by letter, mmlu_cloze in full
+tasks = 'arc_easy,arc_challenge,winogrande,hellaswag,mmlu,mmlu_cloze'   # mmlu by letter, mmlu_cloze in words
 file = ''                 # one's own questions instead, a .jsonl file
 num_fewshot = 0           # answered examples before each question of ARC and MMLU
 limit = 0                 # only the first this many items of each task, of MMLU of each subject; 0 for all
-data_dir = 'data/eval'    # holds arc/*.jsonl, winogrande/dev.jsonl, hellaswag/hellaswag_val.jsonl, mmlu/{dev,test}/*.csv
+data_dir = 'data/eval'    # arc/*.jsonl, winogrande/dev.jsonl, hellaswag/*.jsonl, mmlu/{dev,test}/*.csv
 batch_tokens = 4096       # read at once; fewer need less memory
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
-dtype = 'float32'         # or bfloat16: faster, and where two choices are close the answer may change
+dtype = 'float32'         # bfloat16 is faster, and where two choices are close the answer may change; or auto
 
 if __name__ == '__main__':
     from configurator import configure, load_checkpoint, pick_device
-    configure(globals(), one_of=dict(dtype='bfloat16 float32'), at_least={0: 'num_fewshot limit', 1: 'batch_tokens'})
+    configure(globals(), one_of=dict(dtype='auto bfloat16 float32'),
+              at_least={0: 'num_fewshot limit', 1: 'batch_tokens'})
 
 import collections
 import csv
@@ -57,7 +58,8 @@ ZIPPED = {   # name: zip file, folder in it, sha256; the Trains, for examples, a
                                  '9fa8ffb3e3a1f88cb302d53dd95aae81e39209ad9bcf974376b319d8fd35717c'),
     'ARC-Easy-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy', None),
     'ARC-Challenge-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge', None),
-    'dev.jsonl': (WINOGRANDE, 'winogrande_1.1', '1aeac79cf46a3dcbe59a71ca7e5372a1490cde2b4ae2387dc56f00378104d2e8')}
+    'dev.jsonl': (WINOGRANDE, 'winogrande_1.1',
+                  '1aeac79cf46a3dcbe59a71ca7e5372a1490cde2b4ae2387dc56f00378104d2e8')}
 WHOLE = {
     'hellaswag_val.jsonl': ('https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl',
                             '0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588'),
@@ -121,7 +123,6 @@ def fetched(path):
         tar.unlink()
     else:
         url, sha256 = WHOLE[path.name]
-        path.parent.mkdir(parents=True, exist_ok=True)
         prepare_wiki.download(url, path, sha256=sha256)
     return path
 
@@ -136,7 +137,7 @@ def write_whole(path, data):
 # ---------------------------------------------------------------------------------------------------------
 # tasks: (folder, num_fewshot) -> items
 
-# contexts: one for each choice, the same one in most tasks; gold: the index of the right choice; group: MMLU's subject
+# contexts: one for each choice, in most tasks the same; gold: the right choice's index; group: MMLU's subject
 Item = collections.namedtuple('Item', 'contexts choices gold group')
 
 
@@ -149,7 +150,7 @@ def examples(items):
 
 
 def read(path, parse):
-    """The items that parse() makes of a .jsonl file's records or a .csv file's rows; its docstring says what of."""
+    """The items that parse() makes of the records of a .jsonl file or the rows of a .csv file."""
     try:
         text = path.read_bytes().decode('utf-8-sig')   # Windows' editors sign UTF-8
     except UnicodeDecodeError as error:
@@ -170,7 +171,7 @@ def arc_item(record):
     """{"question": {"stem": ..., "choices": [{"text": ..., "label": ...}, ...]}, "answerKey": a label}"""
     choices = record['question']['choices']
     gold = [choice['label'] for choice in choices].index(record['answerKey'])
-    return question(f"Question: {record['question']['stem']}\nAnswer:", [choice['text'] for choice in choices], gold)
+    return question(f"Question: {record['question']['stem']}\nAnswer:", [c['text'] for c in choices], gold)
 
 
 def arc(part, folder, shots):
@@ -182,7 +183,7 @@ def arc(part, folder, shots):
 
 def winogrande_item(record):
     """{"sentence": text with a _, "option1": ..., "option2": ..., "answer": "1" or "2"}"""
-    before, after = record['sentence'].split('_', 1)   # scored is what comes after either option: the same words
+    before, after = record['sentence'].split('_', 1)   # what follows is scored, the same words after either option
     return Item([before + record['option1'], before + record['option2']], [after.strip()] * 2,
                 ['1', '2'].index(record['answer']), '')
 
@@ -192,7 +193,8 @@ def hellaswag_item(record):
     def clean(text):   # of WikiHow's marks
         return re.sub(r'\[.*?\]', '', text.strip().replace(' [title]', '. ')).replace('  ', ' ')
     context = clean(f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}")
-    return question(context, [clean(ending) for ending in record['endings']], range(4).index(int(record['label'])))
+    choices = [clean(ending) for ending in record['endings']]
+    return question(context, choices, range(len(choices)).index(int(record['label'])))
 
 
 def letter_item(row):
@@ -299,14 +301,14 @@ def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
         P, states, targets, owners = len(contexts[0]), [], [], []
         caches = [LayerCache(P) for _ in model.blocks]
         last = model.hidden(torch.tensor(contexts, device=device), caches)[:, -1:]       # (B, P) -> (B, 1, C)
-        ends = [(row, i, torch.tensor(ids)) for row, context in enumerate(contexts) for i, ids in followers[context]]
+        ends = [(row, i, torch.tensor(ids)) for row, of in enumerate(contexts) for i, ids in followers[of]]
         for part in batches(ends, batch_tokens, lambda end: len(end[2]), LEAST):
             rows, numbers, ids = map(list, zip(*part))
             idx = pad_sequence(ids, batch_first=True, padding_value=-1).to(device)       # (R, T)
             real, h = idx >= 0, last[rows]                                               # (R, T), (R, 1, C)
             if idx.size(1) > 1:
                 longer = [branch(cache, rows, P + idx.size(1) - 1) for cache in caches]
-                h = torch.cat((h, model.hidden(idx[:, :-1].clamp(min=0), longer)), dim=1)   # (R, T, C)
+                h = torch.cat((h, model.hidden(idx[:, :-1].clamp(min=0), longer)), 1)    # (R, T, C)
             states.append(h[real])
             targets.append(idx[real])
             owners += np.repeat(numbers, [len(of) for of in ids]).tolist()
@@ -324,7 +326,8 @@ def evaluate(model, encoding, items, batch_tokens=4096, progress=lambda done: No
     for _, continuation in pairs:
         if not 0 < len(continuation) <= model.config.block_size:
             text = encoding.decode_bytes(continuation[:20]).decode(errors='replace')
-            sys.exit(f'{text!r}...: a choice of {len(continuation)} tokens; this model reads 1 to {model.config.block_size}')
+            sys.exit(f'{text!r}...: a choice of {len(continuation)} tokens; '
+                     f'this model reads 1 to {model.config.block_size}')
     scores = iter(log_probs(model, pairs, batch_tokens, progress).tolist())
     scores = [list(itertools.islice(scores, len(item.choices))) for item in items]
     return metrics(items, scores), scores
@@ -332,15 +335,15 @@ def evaluate(model, encoding, items, batch_tokens=4096, progress=lambda done: No
 
 def metrics(items, scores):
     """acc, how often the likeliest choice is the right one; acc_norm, the likeliest per character; acc_bytes, per
-    byte; each with its standard error (_se), and how many of those it is from chance (_z)."""
-    chance = np.mean([1 / len(item.choices) for item in items])
+    byte; each with its standard error (_se), and its distance from chance in standard errors of chance (_z)."""
+    n, p = len(items), np.array([1 / len(item.choices) for item in items])
     right = np.mean([score[item.gold] for item, score in zip(items, scores)])
-    result = dict(n=len(items), chance=float(chance), log_prob=float(right))
-    for name, size in dict(acc=lambda choice: 1, acc_norm=len, acc_bytes=lambda choice: len(choice.encode())).items():
+    result = dict(n=n, chance=float(p.mean()), log_prob=float(right))
+    for name, size in dict(acc=lambda choice: 1, acc_norm=len, acc_bytes=lambda text: len(text.encode())).items():
         hits = np.array([np.argmax(np.divide(score, [*map(size, item.choices)])) == item.gold
                          for item, score in zip(items, scores)], dtype=float)
-        error = hits.std(ddof=1) / len(hits)**0.5 if len(hits) > 1 else np.nan
-        z = (hits.mean() - chance) / (error or np.nan)   # no error is known where all are right, or all wrong
+        error = hits.std(ddof=1) / n**0.5 if n > 1 else np.nan
+        z = (hits - p).sum() / (p * (1 - p)).sum()**0.5
         result |= {name: float(hits.mean()), f'{name}_se': float(error), f'{name}_z': float(z)}
     return result
 
@@ -364,15 +367,17 @@ mean of the subjects; ⁵ its model card, by lighteval, other prompts."""
 
 
 def table(title, results):
-    """Markdown, a line for each of {name: metrics}."""
-    yield f'| {title} | shots | n | chance, % | acc, % ± standard error | acc_norm | acc_bytes | log p(right), nats |'
+    """Markdown, a line for each of {name: metrics}; a bracket holds the distance from chance."""
+    yield (f'| {title} | shots | n | chance, % | acc, % ± standard error | acc_norm | acc_bytes | '
+           'log p(right), nats |')
     yield '|---' + '|---:' * 7 + '|'
     for name, r in results.items():
-        cells = [f'{100 * r[key]:.2f} ± {100 * r[key + "_se"]:.2f} ({r[key + "_z"]:+.1f}{"" if abs(r[key + "_z"]) > 1.96 else "?"})'
-                 for key in ('acc', 'acc_norm', 'acc_bytes')]
-        yield ' | '.join([f'| {name}', str(r['shots']), str(r['n']), f"{100 * r['chance']:.2f}", *cells,
-                          f"{r['log_prob']:.3f} |"])
-    yield '\nIn brackets: standard errors from chance; with a ?, not different from chance (5 %, two-sided).\n'
+        cells = [f'| {name}', str(r['shots']), str(r['n']), f"{100 * r['chance']:.2f}"]
+        for key in ('acc', 'acc_norm', 'acc_bytes'):
+            z = f'{r[key + "_z"]:+.1f}' + ', as chance' * (abs(r[key + '_z']) < 1.96)
+            cells.append(f"{100 * r[key]:.2f} ± {100 * r[key + '_se']:.2f} ({z})")
+        yield ' | '.join([*cells, f"{r['log_prob']:.3f} |"])
+    yield '\nIn brackets: standard errors from chance; as chance: luck would do (5 %, two-sided).\n'
 
 
 def report(title, results):
@@ -382,7 +387,7 @@ def report(title, results):
     yield from table(title, results)
     if results.keys() & TASKS.keys():
         ours = {task: f"{100 * r['acc']:.2f}" + f"/{100 * r['acc_norm']:.2f}" * (task not in ('winogrande', 'mmlu'))
-                for task, r in results.items()}
+                for task, r in results.items()}   # those two have choices of one length
         yield PUBLISHED.format(' | '.join([title, *(ours.get(task, '–') for task in TASKS)])).strip()
 
 
@@ -401,7 +406,8 @@ if __name__ == '__main__':
     model.load_state_dict(checkpoint['model'])
     model.to(device)
     print(machine)
-    loaded, results = {name: load(name, data_dir, num_fewshot, limit) for name in names}, {}   # what lacks, lacks now
+    loaded = {name: load(name, data_dir, num_fewshot, limit) for name in names}   # all of them before the work
+    results = {}
     for name, items in loaded.items():
         task = pathlib.Path(name).stem
         progress = prepare_wiki.Progress(task)
@@ -417,5 +423,5 @@ if __name__ == '__main__':
         write_whole(folder / f'mc_{task}.json', json.dumps(dict(
             task=name, run=out_dir, step=checkpoint['iter'], limit=limit, **results[task],
             items=[dict(gold=item.gold, log_probs=score) for item, score in zip(items, scores)])).encode())
-    first = f", first {limit} of each {'task, of MMLU of each subject' if 'mmlu' in tasks else 'task'}" if limit else ''
-    print('', *report(out_dir + first, results), sep='\n')
+    first = f', first {limit} of each task' + ', of MMLU of each subject' * any('mmlu' in name for name in names)
+    print('', *report(out_dir + first * (limit > 0), results), sep='\n')

@@ -16,7 +16,7 @@ block_size = 512         # shorter ones truncate more
 speed = 0                # time this many items of HellaSwag and of MMLU (letters), at 50M parameters
 rounds = 3               # of timing, in turns; the median counts
 batch_sizes = '1,4,16,64'   # the harness's best of these counts
-dtype = 'float32'        # or bfloat16: both models' when timed
+dtype = 'float32'        # when timed, of both; or bfloat16
 seed = 0                 # of the weights
 
 import csv
@@ -93,7 +93,8 @@ def sources(folder):
     yield 'mmlu', [(f'mmlu/default/mmlu_{name}.yaml', data[name]) for name in subjects]
     yield 'mmlu_cloze', [(f'mmlu/continuation/mmlu_{name}.yaml', data[name]) for name in subjects]
     if (folder / 'pairs.jsonl').exists():
-        yield str(folder / 'pairs.jsonl'), [('blimp/anaphor_number_agreement.yaml', dict(train=lines(folder / 'pairs.jsonl')))]
+        pairs = dict(train=lines(folder / 'pairs.jsonl'))
+        yield str(folder / 'pairs.jsonl'), [('blimp/anaphor_number_agreement.yaml', pairs)]
 
 
 def task_of(file, splits):
@@ -163,8 +164,8 @@ def compare(model, encoding, lm, folder):
                           result[f'{metric}_se']) for metric, right in their_acc.items() if right}
         ok = difference <= 1e-4 and all(abs(a - b) < 1e-12 and abs(c - d) < 1e-12 for a, b, c, d in agree.values())
         said = ', '.join(f'{metric} {a:.6f} and {b:.6f}' for metric, (a, b, *_) in agree.items())
-        print(f'{"same" if ok else "DIFFERENT"}: {pathlib.Path(name).stem:13} {len(items):6} items, {len(ours):6} requests equal, '
-              f'log-probabilities differ by at most {difference:.1e}; harness and ours: {said}', flush=True)
+        print(f'{"same" if ok else "DIFFERENT"}: {pathlib.Path(name).stem:13} {len(items):6} items, {len(ours):6} '
+              f'requests equal, log-probabilities differ by at most {difference:.1e}; harness and ours: {said}', flush=True)
         yield ok
 
 
@@ -184,8 +185,8 @@ def golden(folder):
         shuffle = random.Random()
         shuffle.seed(42)
         shuffle.shuffle(items)
-        requests = [[context, ' ' + choice] for item in items for context, choice in zip(item.contexts, item.choices)]
-        found = hashlib.sha256(json.dumps(requests, sort_keys=True).encode()).hexdigest()
+        pairs = [[context, ' ' + choice] for item in items for context, choice in zip(item.contexts, item.choices)]
+        found = hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()
         print(f'{"same" if found == expected else "DIFFERENT"}: golden hash of {name}')
 
 
@@ -205,24 +206,29 @@ def time_both(model, encoding, folder):
             task.build_all_requests(limit=share, rank=0, world_size=1)
             instances += task.instances
         sizes = [int(size) for size in batch_sizes.split(',')]
-        rates = {size: [] for size in ['ours', *sizes]}
-        for i in range(rounds + 1):   # the first one warms up
-            for who in rates:
-                start = time.perf_counter()
-                if who == 'ours':
-                    with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
-                        eval_mc.evaluate(model, encoding, items)
-                else:
-                    lm.batch_size_per_gpu = who
-                    lm.loglikelihood(instances, disable_tqdm=True)
-                if i:
-                    rates[who].append(len(items) / (time.perf_counter() - start))
-        middle = {who: statistics.median(rate) for who, rate in rates.items()}
-        best = max(sizes, key=middle.get)
-        ratios = [a / b for a, b in zip(rates['ours'], rates[best])]
-        print(f'{name} ({len(items)} items, {dtype}): ours {middle["ours"]:.2f} items/s, harness ' +
-              ', '.join(f'{middle[size]:.2f} at batch size {size}' for size in sizes) +
-              f'; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})', flush=True)
+        rates = {who: [] for who in ('ours', *sizes)}
+
+        def turn(who):
+            start = time.perf_counter()
+            if who == 'ours':
+                with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
+                    eval_mc.evaluate(model, encoding, items)
+            else:
+                lm.batch_size_per_gpu = who
+                lm.loglikelihood(instances, disable_tqdm=True)
+            rates[who].append(len(items) / (time.perf_counter() - start))
+        for who in rates:   # which also warms up
+            turn(who)
+        best = max(sizes, key=rates.get)
+        said = ', '.join(f'{rates[size][0]:.2f} at batch size {size}' for size in sizes)
+        for _ in range(rounds):
+            turn('ours')
+            turn(best)
+        ours, theirs = rates['ours'][1:], rates[best][1:]
+        ratios = [a / b for a, b in zip(ours, theirs)]
+        print(f'{name} ({len(items)} items, {dtype}): ours {statistics.median(ours):.2f} items/s, harness '
+              f'{statistics.median(theirs):.2f} at batch size {best} (first round: {said}); ratio '
+              f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} in {rounds} rounds)', flush=True)
 
 
 def main():
@@ -239,8 +245,8 @@ def main():
         for part in ('Easy', 'Challenge'):
             if not (folder / f'arc/ARC-{part}-Train.jsonl').exists():
                 shutil.copy(folder / f'arc/ARC-{part}-Dev.jsonl', folder / f'arc/ARC-{part}-Train.jsonl')
-        pairs = [dict(sentence_good=f'The {a} {b}s.', sentence_bad=f'The {a}s {b}s, naïvely.') for a in ('cat', 'poet', 'tree')
-                 for b in ('walk', 'grow', 'run')]
+        pairs = [dict(sentence_good=f'The {who} {does}s.', sentence_bad=f'The {who}s {does}s, naïvely.')
+                 for who in ('cat', 'poet', 'tree') for does in ('walk', 'grow', 'run')]
         (folder / 'pairs.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
         if speed:
             return time_both(model, encoding, folder)

@@ -59,7 +59,7 @@ def random_pairs(n_contexts=15, most=64):
     for _ in range(n_contexts):
         context = [rng.randrange(97) for _ in range(rng.choice([1, 2, 9, 9, 9, 40, 62, 63, 64, 65, 90]))]
         pairs += [(context, [rng.randrange(97) for _ in range(rng.choice([1, 1, 2, 2, 7, 20]))]) for _ in range(4)]
-    pairs += [([5], [rng.randrange(97) for _ in range(most)]), ([1, 2, 3], [rng.randrange(97) for _ in range(most)])]
+    pairs += [(context, [rng.randrange(97) for _ in range(most)]) for context in ([5], [1, 2, 3])]
     rng.shuffle(pairs)
     return pairs
 
@@ -116,22 +116,22 @@ def test_metrics_equal_those_worked_out_by_hand():
     items = [eval_mc.question('', ['no', 'nooo'], 0), eval_mc.question('', ['éé', 'abc'], 0),
              eval_mc.question('', ['a', 'b', 'c', 'd'], 2), eval_mc.question('', ['a', 'b', 'c', 'd'], 1)]
     scores = [[-2, -3],                                 # acc right; per character -1, -0.75: wrong
-              [-2.4, -2.7],                             # acc right; per character -1.2, -0.9: wrong; per byte -0.6: right
+              [-2.4, -2.7],                             # acc right; per character -1.2, -0.9; per byte -0.6, -0.9
               [-1, -1, -1, -1], [-3, -1, -1, -2]]       # the first of equals is chosen: wrong, then right
     result = eval_mc.metrics(items, scores)
     assert result['n'] == 4 and result['chance'] == (0.5 + 0.5 + 0.25 + 0.25) / 4
     assert (result['acc'], result['acc_norm'], result['acc_bytes']) == (0.75, 0.25, 0.5)
     assert result['log_prob'] == pytest.approx((-2 - 2.4 - 1 - 1) / 4)
     assert result['acc_se'] == pytest.approx(0.25)      # sqrt((3 * 0.25**2 + 0.75**2) / 3) / sqrt(4)
-    assert result['acc_z'] == pytest.approx((0.75 - 0.375) / 0.25)
+    assert result['acc_z'] == pytest.approx(0.375 / ((2 * 0.5 * 0.5 + 2 * 0.25 * 0.75)**0.5 / 4))   # of a guesser
     one = eval_mc.metrics(items[:1], scores[:1])
-    assert one['acc'] == 1 and one['acc_se'] != one['acc_se']   # unknown
+    assert (one['acc'], one['acc_z']) == (1, 1) and one['acc_se'] != one['acc_se']   # unknown
 
 
 def test_a_model_that_knows_nothing_scores_chance(encoding):
     rng, model = random.Random(0), tiny(vocab_size=401)
-    items = [eval_mc.question('Which?', [' '.join(rng.choices(['seven', 'moon', 'cat'], k=5)) for _ in range(4)], i % 4)
-             for i in range(300)]
+    texts = [[' '.join(rng.choices(['seven', 'moon', 'cat'], k=5)) for _ in range(4)] for _ in range(300)]
+    items = [eval_mc.question('Which?', choices, i % 4) for i, choices in enumerate(texts)]
     result = eval_mc.evaluate(model, encoding, items)[0]
     assert all(abs(result[f'{name}_z']) < 3 for name in ('acc', 'acc_norm', 'acc_bytes')) and result['acc'] > 0
 
@@ -271,7 +271,8 @@ def test_one_member_of_a_large_remote_zip_is_read_without_the_rest(tmp_path, ser
         for name, data in (('f/before', noise), ('f/x.jsonl', wanted), ('f/after', noise)):
             archive.writestr(name, data)
     good, path = hashlib.sha256(wanted).hexdigest(), tmp_path / 'data/x.jsonl'
-    for source, words in (((f'{address}/a.zip', 'f', '0' * 64), ['sha256']), ((f'{address}/a.zip', 'g', good), ['KeyError']),
+    for source, words in (((f'{address}/a.zip', 'f', '0' * 64), ['sha256']),
+                          ((f'{address}/a.zip', 'g', good), ['KeyError']),
                           (('http://127.0.0.1:9', 'f', good), ['ConnectionError', '--data_dir', str(path)])):
         monkeypatch.setitem(eval_mc.ZIPPED, 'x.jsonl', source)
         with exits(*words):
@@ -302,8 +303,9 @@ def test_a_remote_file_reads_as_the_file(tmp_path, server):
 def test_of_mmlus_archive_the_test_and_dev_files_are_kept(tmp_path, monkeypatch):
     def download(url, path, size=None, sha256=None):
         assert 'hendrycks' in url and sha256.startswith('bec563ba')
+        path.parent.mkdir()
         with tarfile.open(path, 'w') as archive:
-            for name in ('README.txt', 'dev/a_dev.csv', 'test/a_test.csv', 'auxiliary_train/race.csv', 'val/a_val.csv'):
+            for name in ('README.txt', 'dev/a_dev.csv', 'test/a_test.csv', 'auxiliary_train/a.csv', 'val/a.csv'):
                 info = tarfile.TarInfo(f'data/{name}')
                 info.size = len(MMLU[1])
                 archive.addfile(info, io.BytesIO(MMLU[1].encode()))
@@ -324,11 +326,12 @@ def script(tmp_path, folder, monkeypatch, capsys):
     torch.manual_seed(0)
     model = GPT(config).eval()
     (tmp_path / 'out').mkdir()
-    torch.save(dict(format=1, model=model.state_dict(), config=asdict(config), settings=dict(tokenizer='byte'), iter=7),
-               tmp_path / 'out/ckpt.pt')
+    torch.save(dict(format=1, model=model.state_dict(), config=asdict(config), settings=dict(tokenizer='byte'),
+                    iter=7), tmp_path / 'out/ckpt.pt')
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['eval_mc.py', '--out_dir=out', f'--data_dir={folder}', '--device=cpu', *args])
+        flags = ['--out_dir=out', f'--data_dir={folder}', '--device=cpu', *args]
+        monkeypatch.setattr(sys, 'argv', ['eval_mc.py', *flags])
         monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
         runpy.run_path(str(ROOT / 'eval_mc.py'), run_name='__main__')
         return capsys.readouterr().out
@@ -353,7 +356,8 @@ def test_the_script_scores_every_task_and_keeps_every_log_probability(script, tm
 
 
 def test_the_script_scores_ones_own_questions(script, tmp_path):
-    write(tmp_path / 'pairs.jsonl', *[dict(sentence_good=f'She {w}s.', sentence_bad=f'She {w}.') for w in ('eat', 'run')])
+    pairs = [dict(sentence_good=f'She {word}s.', sentence_bad=f'She {word}.') for word in ('eat', 'run')]
+    write(tmp_path / 'pairs.jsonl', *pairs)
     out = script[1]('--file=pairs.jsonl', '--num_fewshot=2')
     assert '| pairs | 0 | 2 | 50.00 |' in out and 'Pythia' not in out
     kept = json.loads((tmp_path / 'out/mc_pairs.json').read_text())
