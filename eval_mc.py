@@ -412,6 +412,8 @@ if __name__ == '__main__':
         task = pathlib.Path(name).stem
         progress = prepare_wiki.Progress(task)
         with autocast:
+            if torch.is_autocast_enabled(device.type):
+                model.matrices_to_bfloat16()
             result, scores = evaluate(model, encoding, items, batch_tokens, progress)
         progress.end(f'{len(items):,} items')
         shots = num_fewshot if name.startswith(('arc', 'mmlu')) and not file else 0

@@ -16,7 +16,8 @@ block_size = 512         # shorter ones truncate more
 speed = 0                # time this many items of HellaSwag and of MMLU (letters), at 50M parameters
 rounds = 3               # of timing, in turns; the median counts
 batch_sizes = '1,4,16,64'   # the harness's best of these counts
-dtype = 'float32'        # when timed, of both; or bfloat16
+dtype = 'float32'        # ours when timed; or bfloat16
+harness_dtype = 'float32'   # the harness's when timed, which takes a float32 model in float32 by itself
 seed = 0                 # of the weights
 
 import csv
@@ -36,8 +37,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ |= dict(HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
 
-from configurator import configure
-configure(globals(), one_of=dict(dtype='bfloat16 float32'), at_least={0: 'limit speed num_fewshot', 1: 'rounds'})
+from configurator import configure, pick_device
+configure(globals(), one_of=dict(dtype='bfloat16 float32', harness_dtype='bfloat16 float32'), at_least={0: 'limit speed num_fewshot', 1: 'rounds'})
 
 import datasets
 import lm_eval
@@ -193,8 +194,9 @@ def golden(folder):
 # ---- speed
 
 def time_both(model, encoding, folder):
-    kind = getattr(torch, dtype)
-    lm = harness_of(model, 1, kind)
+    lm = harness_of(model, 1, getattr(torch, harness_dtype))
+    if dtype == 'bfloat16':   # as eval_mc.py does
+        model.matrices_to_bfloat16()
     for name, parts in sources(folder):
         if name not in ('hellaswag', 'mmlu'):
             continue
@@ -226,12 +228,13 @@ def time_both(model, encoding, folder):
             turn(best)
         ours, theirs = rates['ours'][1:], rates[best][1:]
         ratios = [a / b for a, b in zip(ours, theirs)]
-        print(f'{name} ({len(items)} items, {dtype}): ours {statistics.median(ours):.2f} items/s, harness '
+        print(f'{name} ({len(items)} items): ours ({dtype}) {statistics.median(ours):.2f} items/s, harness ({harness_dtype}) '
               f'{statistics.median(theirs):.2f} at batch size {best} (first round: {said}); ratio '
               f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} in {rounds} rounds)', flush=True)
 
 
 def main():
+    pick_device('cpu')   # as eval_mc.py does: memory that is kept, for both
     torch.manual_seed(seed)
     encoding = tiktoken.get_encoding('gpt2')
     small = {} if speed else dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, d_ff=128)
