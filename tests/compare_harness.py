@@ -163,7 +163,8 @@ def compare(model, encoding, lm, folder):
                 their_acc[metric].append(right)
         agree = {metric: (float(np.mean(right)), result[metric], float(np.std(right, ddof=1) / len(right)**0.5),
                           result[f'{metric}_se']) for metric, right in their_acc.items() if right}
-        ok = difference <= 1e-4 and all(abs(a - b) < 1e-12 and abs(c - d) < 1e-12 for a, b, c, d in agree.values())
+        ok = difference <= 1e-4 and np.allclose(
+            [*agree.values()], [[b, a, d, c] for a, b, c, d in agree.values()], 1e-12, 0, equal_nan=True)
         said = ', '.join(f'{metric} {a:.6f} and {b:.6f}' for metric, (a, b, *_) in agree.items())
         print(f'{"same" if ok else "DIFFERENT"}: {pathlib.Path(name).stem:13} {len(items):6} items, {len(ours):6} '
               f'requests equal, log-probabilities differ by at most {difference:.1e}; harness and ours: {said}', flush=True)
