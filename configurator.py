@@ -130,6 +130,18 @@ def load_checkpoint(path):
     return checkpoint
 
 
+def load_run(out_dir, device):
+    """(model, tokenizer, checkpoint) of a run's folder, which has all that they need: its best.pt, else ckpt.pt."""
+    import prepare_wiki
+    from model import GPT, Config
+    folder = pathlib.Path(out_dir)
+    checkpoint = load_checkpoint(next((f for f in (folder / 'best.pt', folder / 'ckpt.pt') if f.exists()),
+                                      folder / 'best.pt'))
+    model = GPT(Config(**checkpoint['config'])).eval()
+    model.load_state_dict(checkpoint['model'])
+    return model.to(device), prepare_wiki.make_tokenizer(checkpoint['settings']['tokenizer'], folder), checkpoint
+
+
 def pick_device(name='auto', dtype='auto', local_rank=0):
     """(device, context to compute in, one line about both) for a name out of auto, cuda, cuda:1, mps, cpu and
     a dtype out of auto, bfloat16, float32. auto takes bfloat16 only where the hardware computes in it: older

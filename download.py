@@ -1,9 +1,10 @@
 """
 Files from the web, whole or not at all: download() goes on where a broken one stopped, tries again, and checks
-what came.
+what came; RemoteFile reads parts of a large one.
 """
 import datetime
 import hashlib
+import io
 import json
 import math
 import os
@@ -111,3 +112,42 @@ def fingerprint(path):
         for piece in iter(lambda: file.read(2**20), b''):
             digest.update(piece)
     return dict(size=path.stat().st_size, sha256=digest.hexdigest())
+
+
+class RemoteFile(io.RawIOBase):
+    """A file at a web address, read only where it is wanted (HTTP Range): of ARC's 680 MB, less than 3."""
+
+    def __init__(self, url):
+        self.url, self.at = url, 0
+        self.size = int(self.fetch(0, 1).headers['Content-Range'].rpartition('/')[2])
+
+    def fetch(self, start, end):
+        import requests
+        answer = requests.get(self.url, headers={'User-Agent': AGENT, 'Range': f'bytes={start}-{end - 1}'}, timeout=60)
+        answer.raise_for_status()
+        if answer.status_code != 206:   # Partial Content
+            raise requests.RequestException('all of it in place of a part')
+        return answer
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
+
+    def readinto(self, buffer):
+        end = min(self.at + len(buffer), self.size)
+        data = self.fetch(self.at, end).content if end > self.at else b''
+        buffer[:len(data)], self.at = data, self.at + len(data)
+        return len(data)
+
+    def seekable(self):
+        return True
+
+    readable = seekable
+
+
+def write_whole(path, data):
+    """Bytes to a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')
+    part.write_bytes(data)
+    os.replace(part, path)

@@ -17,10 +17,10 @@ limit = 0                 # only the first this many items of each task, of MMLU
 data_dir = 'data/eval'    # arc/*.jsonl, winogrande/dev.jsonl, hellaswag/*.jsonl, mmlu/{dev,test}/*.csv
 batch_tokens = 4096       # read at once; fewer need less memory
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
-dtype = 'float32'         # bfloat16 is faster, and where two choices are close the answer may change; or auto
+dtype = 'auto'            # bfloat16 where the hardware computes in it; float32 for the harness's very numbers
 
+from configurator import Progress, configure, load_run, pick_device
 if __name__ == '__main__':
-    from configurator import configure, load_checkpoint, pick_device
     configure(globals(), one_of=dict(dtype='auto bfloat16 float32'),
               at_least={0: 'num_fewshot limit', 1: 'batch_tokens'})
 
@@ -43,8 +43,8 @@ import requests
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-import prepare_wiki
-from model import GPT, Config, LayerCache
+from download import RemoteFile, download, write_whole
+from model import LayerCache
 
 # ---------------------------------------------------------------------------------------------------------
 # files: where they come from, and what they must be (sha256)
@@ -65,36 +65,6 @@ WHOLE = {
                             '0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588'),
     'mmlu.tar': ('https://people.eecs.berkeley.edu/~hendrycks/data.tar',
                  'bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b')}
-
-
-class RemoteFile(io.RawIOBase):
-    """A file at a web address, read only where it is wanted (HTTP Range): of ARC's 680 MB, less than 3."""
-
-    def __init__(self, url):
-        self.url, self.at = url, 0
-        self.size = int(self.fetch(0, 1).headers['Content-Range'].rpartition('/')[2])
-
-    def fetch(self, start, end):
-        answer = requests.get(self.url, headers={'Range': f'bytes={start}-{end - 1}'}, timeout=60)
-        answer.raise_for_status()
-        if answer.status_code != 206:   # Partial Content
-            raise requests.RequestException('all of it in place of a part')
-        return answer
-
-    def seek(self, offset, whence=io.SEEK_SET):
-        self.at = offset + (0, self.at, self.size)[whence]
-        return self.at
-
-    def readinto(self, buffer):
-        end = min(self.at + len(buffer), self.size)
-        data = self.fetch(self.at, end).content if end > self.at else b''
-        buffer[:len(data)], self.at = data, self.at + len(data)
-        return len(data)
-
-    def seekable(self):
-        return True
-
-    readable = seekable
 
 
 def fetched(path):
@@ -123,15 +93,8 @@ def fetched(path):
         tar.unlink()
     else:
         url, sha256 = WHOLE[path.name]
-        prepare_wiki.download(url, path, sha256=sha256)
+        download(url, path, sha256=sha256)
     return path
-
-
-def write_whole(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -399,18 +362,13 @@ if __name__ == '__main__':
         sys.exit(f'tasks={tasks}: the tasks are {",".join(TASKS)}')
     device, autocast, machine = pick_device(device, dtype)
     folder = pathlib.Path(out_dir)
-    checkpoint = load_checkpoint(next((f for f in (folder / 'best.pt', folder / 'ckpt.pt') if f.exists()),
-                                      folder / 'best.pt'))
-    encoding = prepare_wiki.make_tokenizer(checkpoint['settings']['tokenizer'], folder)
-    model = GPT(Config(**checkpoint['config'])).eval()
-    model.load_state_dict(checkpoint['model'])
-    model.to(device)
+    model, encoding, checkpoint = load_run(out_dir, device)
     print(machine)
     loaded = {name: load(name, data_dir, num_fewshot, limit) for name in names}   # all of them before the work
     results = {}
     for name, items in loaded.items():
         task = pathlib.Path(name).stem
-        progress = prepare_wiki.Progress(task)
+        progress = Progress(task)
         with autocast:
             if torch.is_autocast_enabled(device.type):
                 model.matrices_to_bfloat16()

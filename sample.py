@@ -17,7 +17,7 @@ seed = 0                  # the same seed, the same text; 0 draws a new one
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'            # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 
-from configurator import configure, load_checkpoint, pick_device
+from configurator import configure, load_run, pick_device
 configure(globals(), one_of=dict(dtype='auto bfloat16 float32'), at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
 
 import codecs
@@ -27,9 +27,6 @@ import sys
 import time
 
 import torch
-
-import prepare_wiki
-from model import GPT, Config
 
 if not 0 < top_p <= 1:
     sys.exit(f'top_p={top_p} must be above 0 and at most 1')
@@ -47,13 +44,7 @@ def read_prompt(prompt):
 
 
 device, autocast, machine = pick_device(device, dtype)
-folder = pathlib.Path(out_dir)
-checkpoint = load_checkpoint(next((f for f in (folder / 'best.pt', folder / 'ckpt.pt') if f.exists()),
-                                  folder / 'best.pt'))
-encoding = prepare_wiki.make_tokenizer(checkpoint['settings']['tokenizer'], folder)
-model = GPT(Config(**checkpoint['config'])).eval()
-model.load_state_dict(checkpoint['model'])
-model.to(device)
+model, encoding, checkpoint = load_run(out_dir, device)
 generator = torch.Generator(device)
 generator.manual_seed(seed) if seed else generator.seed()
 

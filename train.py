@@ -55,6 +55,8 @@ eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
 stride = 0                     # tokens from one window of eval_only to the next; 0 is half of block_size
 log_interval = 25              # steps from one line to the next
+eval_mc = 0                    # at each evaluation, answer the first this many questions of each of mc_tasks
+mc_tasks = 'arc_easy,hellaswag'   # eval_mc.py's, in data_dir/eval, or files of one's own questions
 # machine
 device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
@@ -64,7 +66,7 @@ from configurator import FORMAT, Progress, configure, load_checkpoint, pick_devi
 settings, given = configure(
     globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test',
                            schedule='cosine wsd', dtype='auto bfloat16 float32'), at_least={
-        0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters decay_share final_lr ema stride seed',
+        0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters decay_share final_lr ema stride eval_mc seed',
         1: 'max_iters batch_size grad_accum eval_interval eval_tokens log_interval', 2: 'block_size'})
 
 import csv
@@ -294,6 +296,11 @@ say(f'training costs {flops / 1e6:,.1f} million floating-point operations a toke
 say(f"data: {', '.join(str(folder) for folder, _ in sets)}: {train_has['tokens']:,} tokens of "
     f"{train_has['bytes'] / train_has['tokens']:.2f} bytes; {max_iters} steps of {step_tokens:,} tokens are "
     f"{max_iters * step_tokens / train_has['tokens']:.1f} epochs")
+questions = []   # for multiple choice on the way
+if eval_mc and master:
+    import eval_mc as multiple_choice
+    for task in mc_tasks.split(','):
+        questions += multiple_choice.load(task, f'{data_dir}/eval', limit=eval_mc)
 if compile and device.type == 'cuda':
     model = torch.compile(model)
 if world > 1:
@@ -330,7 +337,7 @@ def save(*names):
 
 
 COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
-           'tokens_per_s', 'seconds')
+           'tokens_per_s', 'seconds', 'mc_acc', 'mc_acc_norm', 'mc_log_prob')
 log_file = out / 'log.csv'
 if master:
     if init_from == 'scratch' and (out / 'ckpt.pt').exists():   # a new run in an old one's place loses nothing
@@ -358,7 +365,15 @@ def held_out():
     improved, best = bpb < best, min(best, bpb)
     if it:
         save('ckpt.pt', *['best.pt'] * improved)
-    return dict(val_loss=nats, val_bpb=bpb)
+    values = dict(val_loss=nats, val_bpb=bpb)
+    if questions:
+        with autocast:
+            score, _ = multiple_choice.evaluate(judged.eval(), encoding, questions)
+        judged.train()
+        say(f'step {it:6} | {len(questions)} questions: {score["acc"]:.1%} right, {score["acc_norm"]:.1%} by character '
+            f'(chance {score["chance"]:.1%}), log p(right answer) {score["log_prob"]:.3f}')
+        values |= dict(mc_acc=score['acc'], mc_acc_norm=score['acc_norm'], mc_log_prob=score['log_prob'])
+    return values
 
 
 def log(**values):

@@ -124,6 +124,8 @@ def llama_of(model):
         for ours, theirs in names.items():
             name = name.replace(ours, theirs)
         weights['model.norm.weight' if name == 'norm.weight' else name] = value
+    if weights.pop('tokens.counts').any():
+        sys.exit('this model starts from the counts of tokens, which Llama has nowhere to put; take one with counts=False')
     llama.load_state_dict(weights)
     return llama
 

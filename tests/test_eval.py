@@ -19,6 +19,7 @@ import torch
 
 import eval_mc
 import prepare_wiki
+from configurator import FORMAT
 from helpers import ROOT, story
 from model import GPT, Config
 from test_model import BYTES, tiny
@@ -309,7 +310,7 @@ def test_of_mmlus_archive_the_test_and_dev_files_are_kept(tmp_path, monkeypatch)
                 info = tarfile.TarInfo(f'data/{name}')
                 info.size = len(MMLU[1])
                 archive.addfile(info, io.BytesIO(MMLU[1].encode()))
-    monkeypatch.setattr(prepare_wiki, 'download', download, raising=False)
+    monkeypatch.setattr(eval_mc, 'download', download)
     item, = eval_mc.load('mmlu', tmp_path / 'new')
     assert item.choices == list('ABCD') and item.gold == 1
     files = sorted(str(f.relative_to(tmp_path / 'new')) for f in (tmp_path / 'new').rglob('*') if f.is_file())
@@ -326,11 +327,11 @@ def script(tmp_path, folder, monkeypatch, capsys):
     torch.manual_seed(0)
     model = GPT(config).eval()
     (tmp_path / 'out').mkdir()
-    torch.save(dict(format=1, model=model.state_dict(), config=asdict(config), settings=dict(tokenizer='byte'),
+    torch.save(dict(format=FORMAT, model=model.state_dict(), config=asdict(config), settings=dict(tokenizer='byte'),
                     iter=7), tmp_path / 'out/ckpt.pt')
 
     def run(*args):
-        flags = ['--out_dir=out', f'--data_dir={folder}', '--device=cpu', *args]
+        flags = ['--out_dir=out', f'--data_dir={folder}', '--device=cpu', '--dtype=float32', *args]
         monkeypatch.setattr(sys, 'argv', ['eval_mc.py', *flags])
         monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
         runpy.run_path(str(ROOT / 'eval_mc.py'), run_name='__main__')

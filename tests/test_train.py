@@ -174,6 +174,20 @@ def test_the_learning_rate_follows_its_schedule_and_the_average_is_one_of_the_we
         assert [float(row['lr']) for row in rows[1:]] == pytest.approx([0.01 * x for x in expected], abs=1e-6)
 
 
+def test_questions_are_answered_on_the_way_as_eval_mc_answers_them(trained):
+    folder = trained[0]
+    questions = [dict(question=f'Who {did}?', choices=['The cat', 'A teacher', 'Zoë'], answer=i % 3)
+                 for i, did in enumerate(['sees', 'draws', 'forgets', 'eats'])]
+    (folder / 'my.jsonl').write_text('\n'.join(map(json.dumps, questions)))
+    assert train(folder, '--eval_mc=3', '--mc_tasks=my.jsonl', '--out_dir=out/mc')[0] == 0
+    row = list(csv.DictReader((folder / 'out/mc/log.csv').open()))[-1]
+    status, _, err = run(folder, 'eval_mc.py', '--file=my.jsonl', '--limit=3', '--out_dir=out/mc', '--device=cpu')
+    assert status == 0, err
+    result = json.loads((folder / 'out/mc/mc_my.json').read_text())
+    assert result['n'] == 3 and float(row['mc_acc']) == pytest.approx(result['acc'])
+    assert float(row['mc_log_prob']) == pytest.approx(result['log_prob'], abs=0.02)   # bfloat16 weights there
+
+
 def test_two_processes_train_the_same_model_as_one(trained):
     folder, _ = trained
     args = [*DATA, *SMALL, *BYTES, '--dtype=float32', '--optimizer=adamw', '--grad_accum=2', '--max_iters=5']
@@ -314,7 +328,7 @@ def test_a_mistake_in_sampling_ends_in_one_line(trained, args, words):
     fails_in_one_line(sample(trained[0], *args), *words)
 
 
-@pytest.mark.parametrize('script', ['train.py', 'sample.py', 'prepare_wiki.py'])
+@pytest.mark.parametrize('script', ['train.py', 'sample.py', 'prepare_wiki.py', 'eval_mc.py'])
 def test_help_imports_nothing_heavy(script, tmp_path):
     done = subprocess.run([sys.executable, '-X', 'importtime', str(ROOT / script), '--help'], cwd=tmp_path,
                           capture_output=True, text=True)
