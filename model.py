@@ -36,7 +36,7 @@ class Config:
     n_byte_embd: int = 128        # D, the width of the byte encoder and decoder
     n_byte_head: int = 4          # their attention heads
     n_encoder_layer: int = 1      # blocks that read a token's bytes
-    n_decoder_layer: int = 3      # blocks that spell the next token
+    n_decoder_layer: int = 2      # blocks that spell the next token
     max_bytes: int = 16           # of the longest token that can be spelled
 
     def __post_init__(self):
@@ -55,7 +55,7 @@ class Config:
               f'n_byte_embd={self.n_byte_embd} must be a multiple of n_byte_head={self.n_byte_head}')
         check(self.embedding in TOKENS, f"embedding='{self.embedding}' must be one of {', '.join(TOKENS)}")
         check(self.embedding != 'byte_pool' or self.max_bytes <= 16,
-              f'max_bytes={self.max_bytes}: byte pooling is for tokens of at most 16 bytes, as those of gpt2-16 or bpe<N>')
+              f'max_bytes={self.max_bytes}: byte pooling is for tokens of at most 16 bytes: gpt2-16 or bpe<N>')
         check(self.ffn in ('swiglu', 'gelu'), f"ffn='{self.ffn}' must be swiglu or gelu")
         check(self.share in ('none', 'ffn', 'block'), f"share='{self.share}' must be none, ffn or block")
         check(self.share != 'none' or not self.lora_rank, f"lora_rank={self.lora_rank} needs share='ffn' or 'block'")
@@ -346,7 +346,7 @@ class BytePool(nn.Module):
         if self.edges is None:
             self.grow()
         node, nodes = torch.zeros_like(spelling[:, 0], dtype=torch.long), []
-        for place in range(spelling.size(1) - 1):
+        for place in range(groups[-1][1]):   # the longest token's places
             nodes.append(node)
             edge = 257 * node + spelling[:, place]
             found = torch.searchsorted(self.edges, edge).clamp(max=len(self.edges) - 1)
@@ -409,7 +409,8 @@ class BytePool(nn.Module):
         self.ids = {tuple(spelling): i for i, spelling in enumerate(self.spelling.tolist())}
 
     def train(self, mode=True):
-        self.table = None   # of weights that are about to change
+        if mode:
+            self.table = None   # of weights that are about to change
         return super().train(mode)
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ embedding = 'table'            # table, or byte_pool: no tables, tokens are spel
 n_byte_embd = 128              # width of byte_pool's encoder and decoder
 n_byte_head = 4                # their attention heads
 n_encoder_layer = 1            # blocks that read a token's bytes
-n_decoder_layer = 3            # blocks that spell the next token
+n_decoder_layer = 2            # blocks that spell the next token
 counts = True                  # the output starts from how often each token occurs in the training text
 # training
 init_from = 'scratch'          # scratch, or resume: go on from out_dir/ckpt.pt
