@@ -7,6 +7,7 @@ Then `python train.py config/tiny.py --max_iters=100` runs the config file (it i
 flags, left to right, and returns all settings and the names of the given ones. `--help` lists them.
 """
 import ast
+import builtins
 import ctypes
 import difflib
 import os
@@ -14,7 +15,6 @@ import pathlib
 import pickle
 import sys
 import time
-import typing
 
 FORMAT = 2   # of checkpoints
 
@@ -22,6 +22,8 @@ FORMAT = 2   # of checkpoints
 def configure(namespace, at_least={}, one_of={}, argv=None):
     """at_least {number: 'names'} and one_of {name: 'values'} are checked. A mistake exits with one line."""
     sys.excepthook = one_line
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(encoding='utf-8', errors='replace')   # not every system's default prints every text
     script = pathlib.Path(namespace['__file__'])
     comments = read_comments(script)
     settings, given = {name: namespace[name] for name in comments}, []
@@ -30,7 +32,7 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
         if name not in settings:
             near = difflib.get_close_matches(name, settings, 1, cutoff=0)[0]
             sys.exit(f'{where}: no setting is called {name}; did you mean {near}? All: {script.name} --help')
-        settings[name] = convert(value, allowed(namespace, name), f'{where}: {name}')
+        settings[name] = convert(value, allowed(script, namespace, name), f'{where}: {name}')
         given.append(name)
 
     for arg in sys.argv[1:] if argv is None else argv:
@@ -60,8 +62,8 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
 
 def one_line(kind, error, trace):
     """What a user can cause ends in one line; anything else is our mistake and keeps its traceback."""
-    lines = dict(KeyboardInterrupt='interrupted', BrokenPipeError='', OutOfMemoryError='out of memory: halve '
-                 '--batch_size and double --grad_accum, which is the same step')
+    lines = dict(KeyboardInterrupt='interrupted', BrokenPipeError='', OutOfMemoryError='out of memory: give a smaller '
+                 '--batch_size (and train.py a larger --grad_accum), --batch_tokens or --num_samples')
     if kind.__name__ in lines or issubclass(kind, OSError):
         where = getattr(error, 'filename', None)
         print(lines.get(kind.__name__, f'{where}: {error.strerror}' if where else error), file=sys.stderr)
@@ -95,10 +97,12 @@ def run_file(path, settings, script_folder):
     return {name: names[name] for name in stored if name in names and name[0] != '_'}
 
 
-def allowed(namespace, name):
-    """The types that a setting may have: its annotation's, else its default's."""
-    hint = namespace.get('__annotations__', {}).get(name, type(namespace[name]))
-    return typing.get_args(hint) or (hint,)
+def allowed(script, namespace, name):
+    """The types that a setting may have: its annotation's, as float | list, else its default's."""
+    for node in ast.walk(ast.parse(script.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, 'id', '') == name:
+            return [getattr(builtins, part.id) for part in ast.walk(node.annotation) if isinstance(part, ast.Name)]
+    return [type(namespace[name])]
 
 
 def convert(value, kinds, where):

@@ -36,7 +36,7 @@ def download(url, path, size=None, sha256=None):
         known = dict(url=url, date=datetime.date.fromtimestamp(path.stat().st_mtime).isoformat())
         try:
             known.update(json.loads(note.read_text(encoding='utf-8')))
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             pass
         known, found = known | given, fingerprint(path)
         if known | found == found | known:
@@ -63,9 +63,9 @@ def download(url, path, size=None, sha256=None):
                 sys.exit(f'{url}: {reason}. Try again later, or with a browser save it as {path}')
             print(f'{url}: {reason}; trying again in {wait:.0f} s', file=sys.stderr)
             time.sleep(wait)
-    os.replace(part, path)
     record = dict(url=url, date=datetime.date.today().isoformat()) | found
     note.write_text(json.dumps(record), encoding='utf-8')
+    os.replace(part, path)
     return record
 
 

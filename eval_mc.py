@@ -63,8 +63,8 @@ ZIPPED = {   # name: zip file, folder in it, sha256; the Trains, for examples, a
 WHOLE = {
     'hellaswag_val.jsonl': ('https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl',
                             '0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588'),
-    'mmlu.tar': ('https://people.eecs.berkeley.edu/~hendrycks/data.tar',
-                 'bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b')}
+    'mmlu': ('https://people.eecs.berkeley.edu/~hendrycks/data.tar',
+             'bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b')}
 
 
 def fetched(path):
@@ -84,13 +84,16 @@ def fetched(path):
             sys.exit(f'{url}: {folder}/{path.name} is not what it was (sha256); nothing was kept')
         write_whole(path, data)
     elif path.name == 'mmlu':
-        tar, part = fetched(path.with_name('mmlu.tar')), path.with_name('mmlu.part')
+        url, sha256 = WHOLE[path.name]
+        tar, part = path.with_name('mmlu.tar'), path.with_name('mmlu.part')
+        download(url, tar, sha256=sha256)
         with tarfile.open(tar) as archive:   # most of it is a training set
             wanted = [member for member in archive if member.name.startswith(('data/dev/', 'data/test/'))]
             archive.extractall(part, wanted, filter='data')
         os.replace(part / 'data', path)
         part.rmdir()
-        tar.unlink()
+        for rest in path.parent.glob('mmlu.tar*'):
+            rest.unlink()
     else:
         url, sha256 = WHOLE[path.name]
         download(url, path, sha256=sha256)
@@ -121,12 +124,12 @@ def read(path, parse):
     is_csv, items = path.suffix == '.csv', []
     for number, row in enumerate(csv.reader(io.StringIO(text, newline='')) if is_csv else text.split('\n'), 1):
         try:
-            item = parse(row if is_csv else json.loads(row)) if ''.join(row).strip() else None
-            if item and not all(isinstance(text, str) for text in (*item.contexts, *item.choices)):
-                raise TypeError('a choice must be a text')
+            if ''.join(row).strip():
+                items.append(parse(row if is_csv else json.loads(row)))
+                if not all(isinstance(text, str) for text in (*items[-1].contexts, *items[-1].choices)):
+                    raise TypeError('question and choices must be texts')
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             sys.exit(f'{path}, line {number}: {type(error).__name__}: {error}; a line is {parse.__doc__}')
-        items += [item] * (item is not None)
     return items
 
 
@@ -139,6 +142,8 @@ def arc_item(record):
 
 def arc(part, folder, shots):
     train = read(fetched(folder / f'arc/ARC-{part}-Train.jsonl'), arc_item) if shots else []
+    if len(train) < shots:
+        sys.exit(f'num_fewshot={shots}: ARC-{part} has {len(train)} examples; give at most that many')
     draw = random.Random(1234)   # the harness's seed: each item has examples of its own
     for item in read(fetched(folder / f'arc/ARC-{part}-Test.jsonl'), arc_item):
         yield question(examples(draw.sample(train, shots)) + item.contexts[0], item.choices, item.gold)
@@ -206,6 +211,8 @@ TASKS = {
 def load(task, data_dir='data/eval', num_fewshot=0, limit=0):
     """The items of a task, or of one's own .jsonl file; with a limit the first ones, of MMLU of each subject."""
     path = pathlib.Path(data_dir)
+    if task not in TASKS and not pathlib.Path(task).is_file():
+        sys.exit(f'{task}: no such file, and the tasks are {",".join(TASKS)}')
     items = list(TASKS[task](path, num_fewshot) if task in TASKS else read(pathlib.Path(task), own_item))
     if not items:
         sys.exit(f'{task}: there is no question in {path if task in TASKS else "it"}')
@@ -261,10 +268,10 @@ def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
     scores, done = np.zeros(len(pairs)), 0
     model.tokens.freeze()
     for contexts in batches(followers, batch_tokens):
-        P, states, targets, owners = len(contexts[0]), [], [], []
-        caches = [LayerCache(P) for _ in model.blocks]
+        P, caches = len(contexts[0]), [LayerCache(len(contexts[0])) for _ in model.blocks]
         last = model.hidden(torch.tensor(contexts, device=device), caches)[:, -1:]       # (B, P) -> (B, 1, C)
         ends = [(row, i, torch.tensor(ids)) for row, of in enumerate(contexts) for i, ids in followers[of]]
+        done += P * len(contexts)
         for part in batches(ends, batch_tokens, lambda end: len(end[2]), LEAST):
             rows, numbers, ids = map(list, zip(*part))
             idx = pad_sequence(ids, batch_first=True, padding_value=-1).to(device)       # (R, T)
@@ -272,13 +279,11 @@ def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
             if idx.size(1) > 1:
                 longer = [branch(cache, rows, P + idx.size(1) - 1) for cache in caches]
                 h = torch.cat((h, model.hidden(idx[:, :-1].clamp(min=0), longer)), 1)    # (R, T, C)
-            states.append(h[real])
-            targets.append(idx[real])
-            owners += np.repeat(numbers, [len(of) for of in ids]).tolist()
-        nll = model.tokens.nll(torch.cat(states)[None], torch.cat(targets)[None])        # (1, tokens, symbols)
-        np.subtract.at(scores, owners, nll[0].sum(-1).cpu().double().numpy())
-        done += P * len(contexts) + len(owners)
-        progress(done / total)
+            nll = model.tokens.nll(h[real][None], idx[real][None])[0].sum(-1)            # (tokens)
+            owners = np.repeat(numbers, [len(of) for of in ids])
+            np.subtract.at(scores, owners, nll.cpu().double().numpy())
+            done += len(owners)
+            progress(done / total)
     return scores
 
 
@@ -358,30 +363,28 @@ def report(title, results):
 
 if __name__ == '__main__':
     names = [file] if file else tasks.split(',')
-    if not file and {*names} - TASKS.keys():
-        sys.exit(f'tasks={tasks}: the tasks are {",".join(TASKS)}')
+    loaded = {name: load(name, data_dir, num_fewshot, limit) for name in names}   # all of them before the work
     device, autocast, machine = pick_device(device, dtype)
     folder = pathlib.Path(out_dir)
     model, encoding, checkpoint = load_run(out_dir, device)
     print(machine)
-    loaded = {name: load(name, data_dir, num_fewshot, limit) for name in names}   # all of them before the work
+    with autocast:
+        if torch.is_autocast_enabled(device.type):
+            model.matrices_to_bfloat16()
     results = {}
     for name, items in loaded.items():
-        task = pathlib.Path(name).stem
+        task = pathlib.Path(name).stem + '_own' * bool(file)   # a file may be called arc_easy.jsonl
         progress = Progress(task)
         with autocast:
-            if torch.is_autocast_enabled(device.type):
-                model.matrices_to_bfloat16()
             result, scores = evaluate(model, encoding, items, batch_tokens, progress)
         progress.end(f'{len(items):,} items')
         shots = num_fewshot if name.startswith(('arc', 'mmlu')) and not file else 0
-        groups = {item.group: [] for item in items if item.group}
-        for item, score in zip(items, scores):
-            groups.get(item.group, []).append((item, score))
+        by_group = itertools.groupby(zip(items, scores), lambda pair: pair[0].group)
         results[task] = result | dict(shots=shots, groups={
-            group: metrics(*zip(*of)) | dict(shots=shots) for group, of in groups.items()})
+            group: metrics(*zip(*of)) | dict(shots=shots) for group, of in by_group if group})
         write_whole(folder / f'mc_{task}.json', json.dumps(dict(
             task=name, run=out_dir, step=checkpoint['iter'], limit=limit, **results[task],
             items=[dict(gold=item.gold, log_probs=score) for item, score in zip(items, scores)])).encode())
     first = f', first {limit} of each task' + ', of MMLU of each subject' * any('mmlu' in name for name in names)
-    print('', *report(out_dir + first * (limit > 0), results), sep='\n')
+    title = out_dir + first * (limit > 0) + f', {num_fewshot}-shot ARC and MMLU' * (num_fewshot > 0)
+    print('', *report(title, results), sep='\n')

@@ -6,10 +6,11 @@ One call serves training, held-out evaluation and multiple choice alike:
 Generation reads token by token through a key/value cache: model.generate().
 
 Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V vocabulary; in
-byte pooling M tokens in any order, S symbols (bytes and END) of a token, N symbols in all, D byte width.
+byte pooling M tokens in any order, S = max_bytes + 1 symbols (bytes and END) at most of each, N in all, D byte width.
 """
 import copy
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,8 @@ class Config:
               f'max_bytes={self.max_bytes}: byte pooling is for tokens of at most 16 bytes: gpt2-16 or bpe<N>')
         check(self.ffn in ('swiglu', 'gelu'), f"ffn='{self.ffn}' must be swiglu or gelu")
         check(self.share in ('none', 'ffn', 'block'), f"share='{self.share}' must be none, ffn or block")
-        check(self.share != 'none' or not self.lora_rank, f"lora_rank={self.lora_rank} needs share='ffn' or 'block'")
+        check(self.share != 'none' or not (self.lora_rank or self.share_every),
+              f"lora_rank={self.lora_rank}, share_every={self.share_every}: these need share='ffn' or 'block'")
 
 
 class Dropout(nn.Module):
@@ -71,7 +73,7 @@ class Dropout(nn.Module):
 
     def set(self, p):
         self.p.fill_(p)
-        self.active = self.active or p > 0
+        self.active = self.active or bool(p > 0)   # not numpy's bool, which would cut a compiled graph in two
 
     def forward(self, x):
         if not (self.training and self.active):
@@ -213,9 +215,6 @@ class TokenTable(nn.Module):
         then its logits start from the log of that. Zeros: from nothing."""
         self.counts.copy_(counts)
 
-    def spelled(self, token):
-        """The bytes of a token if the model knows them: None."""
-
     def embed(self, idx):
         return self.embedding(idx)                                               # (B, T) -> (B, T, C)
 
@@ -285,8 +284,7 @@ class BytePool(nn.Module):
     given the state h, a slice of it for each position (MegaByte, arXiv 2305.07185), and spells the next token:
     -log p(token) is the exact sum over its bytes and its END, which is certain after max_bytes bytes. How often
     each token occurs in the training text is known before training, so the decoder starts from there: to its
-    logits the log of how often each symbol follows what is spelled so far is added (see prior()).
-    M tokens have N symbols in all, at most S = max_bytes + 1 each; D is the byte width."""
+    logits the log of how often each symbol follows what is spelled so far is added (see prior())."""
     END = 256
 
     def __init__(self, config):
@@ -329,7 +327,8 @@ class BytePool(nn.Module):
     def grow(self):
         """The vocabulary as a tree of beginnings. Its edges are numbers 257 * node + symbol, growing; edge e leads
         to node e + 1, and node 0 is the empty beginning. Beside each, the log count of the tokens behind it."""
-        counts, spelling = self.counts.double() + 1, self.spelling[:len(self.counts)].long()   # 1: none is impossible
+        counts = self.counts.cpu().double() + 1   # 1, so that none is impossible
+        spelling = self.spelling[:len(counts)].cpu().long()
         node, edges, behind, total = torch.zeros_like(spelling[:, 0]), [], [], 0
         for place in range(spelling.size(1) - 1):
             edge, which = (257 * node + spelling[:, place]).unique(return_inverse=True)
@@ -338,7 +337,8 @@ class BytePool(nn.Module):
             going = spelling[:, place] != self.END
             node, counts, spelling = (total + which + 1)[going], counts[going], spelling[going]
             total += len(edge)
-        self.edges, self.log_counts = torch.cat(edges), torch.cat(behind).log().float()
+        self.edges = torch.cat(edges).to(self.counts.device)
+        self.log_counts = torch.cat(behind).log().float().to(self.counts.device)
 
     def prior(self, spelling, groups):
         """(M, S) tokens -> (N, 257) log count of each symbol after the beginning of the token, less that of one
@@ -360,6 +360,7 @@ class BytePool(nn.Module):
         return logits[which]                                                     # (N, 257)
 
     def spelled(self, token):
+        """The bytes of a token, also of one that sample() added to the vocabulary."""
         return bytes(b for b in self.spelling[token].tolist() if b != self.END)
 
     def sort(self, tokens, most):
@@ -381,6 +382,7 @@ class BytePool(nn.Module):
         means = torch.cat([part.mean(1) for part in unpack(x, groups)])          # (M, D)
         return self.pool(means)[order.argsort()]                                 # (M, C)
 
+    @torch.compiler.disable   # the shapes in here are others at each step
     def embed(self, idx):
         if self.table is not None:
             return F.embedding(idx, self.table)
@@ -413,6 +415,10 @@ class BytePool(nn.Module):
             self.table = None   # of weights that are about to change
         return super().train(mode)
 
+    def _load_from_state_dict(self, *args):
+        self.table = self.edges = None   # of the weights and counts before
+        super()._load_from_state_dict(*args)
+
     @torch.no_grad()
     def sample(self, h, **how):
         """(B, C) states -> (B) token ids, spelled byte by byte. A spelling that the vocabulary doesn't have
@@ -432,6 +438,7 @@ class BytePool(nn.Module):
             self.table = torch.cat((self.table, self.encode(torch.tensor([self.ids[new]], device=h.device))))
         return torch.tensor([self.ids[symbols] for symbols in spelled], device=h.device)
 
+    @torch.compiler.disable
     def nll(self, h, targets):
         """(B, T, C) states, (B, T) targets -> (B, T, S - 1) nats of each byte and END, then zeros."""
         order, spelling, groups = self.sort(targets.flatten(), most=self.spelling.size(1) - 1)
@@ -503,8 +510,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
             for proj in (block.attn.out, block.ffn.down):
-                weight = proj.linear.weight if isinstance(proj, LoRA) else proj.weight
-                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+                nn.init.normal_(getattr(proj, 'linear', proj).weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
         self.tokens.init_weights()
 
     def hidden(self, idx, caches=None):
@@ -544,7 +550,7 @@ class GPT(nn.Module):
     @torch.no_grad()
     def generate(self, idx, max_new_tokens, **how):
         """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see choose().
-        A byte-pooling model may spell tokens that the vocabulary doesn't have; spelled() tells their bytes."""
+        A byte-pooling model may spell tokens that the vocabulary doesn't have; tokens.spelled() tells their bytes."""
         window = caches = None
         self.tokens.freeze()
         for _ in range(max_new_tokens):
@@ -565,8 +571,7 @@ class GPT(nn.Module):
                 return 'byte encoder' if path[1] in ('byte_in', 'place_in', 'encoder', 'pool') else 'byte decoder'
             names = {'tokens': 'token tables', 'attn': 'attention', 'ffn': 'feed-forward', 'A': 'LoRA', 'B': 'LoRA'}
             return next((names[word] for word in reversed(path) if word in names), 'norms')
-        parts = {}
+        parts = Counter()
         for name, p in self.named_parameters():   # which yields a shared tensor once
-            key = part(name.split('.'))
-            parts[key] = parts.get(key, 0) + p.numel()
-        return parts
+            parts[part(name.split('.'))] += p.numel()
+        return dict(parts)

@@ -17,7 +17,7 @@ tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bp
 input = ''               # file or folder of one's own text, or several separated by commas
 source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (November 2020), or the paper's own,
                          # wikimedia (November 2023), which needs pyarrow
-val_fraction = 0.0       # of the documents, for each of val and test; 0: 0.05 for pydocs, else 0.01
+val_fraction = 0.0       # of the documents, for each of val and test; 0: 0.01 for simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
 
 from configurator import Progress, configure
@@ -133,19 +133,16 @@ def read_files(files, progress):
 def cut_text(raw):
     """A document ends where <|endoftext|> stands, else at the first blank line after 4,096 characters, or at
     the end of a line after 65,536. Only a document's worth of text is in memory."""
-    lines = io.TextIOWrapper(raw, encoding='utf-8', newline='\n')
-    held, size = [], 0
+    lines, held = io.TextIOWrapper(raw, encoding='utf-8-sig', newline='\n'), ''
     for line in iter(lambda: lines.readline(2**16), ''):
-        *ended, line = line.split(END)
-        for text in ended:
-            yield ''.join(held) + text
-            held, size = [], 0
-        held.append(line)
-        size += len(line)
-        if size > 2**16 or size > 2**12 and not line.strip():
-            yield ''.join(held)
-            held, size = [], 0
-    yield ''.join(held)
+        held += line
+        if held.find(END, -len(line) - len(END)) >= 0:   # a long line comes in pieces, whose cut may fall into it
+            *ended, held = held.split(END)
+            yield from ended
+        if len(held) > 2**16 or len(held) > 2**12 and not line.strip():
+            yield held
+            held = ''
+    yield held
 
 
 def read_records(file, raw, articles):
@@ -154,7 +151,7 @@ def read_records(file, raw, articles):
         import pyarrow.parquet
         records = (row for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(1000) for row in batch.to_pylist())
     else:
-        records = io.TextIOWrapper(gzip.open(raw) if file.suffix == '.gz' else raw, encoding='utf-8', newline='\n')
+        records = io.TextIOWrapper(gzip.open(raw) if file.suffix == '.gz' else raw, encoding='utf-8-sig', newline='\n')
     for number, record in enumerate(records, 1):
         try:
             if isinstance(record, str):
@@ -321,23 +318,12 @@ def spelling(encoding):
     return [tokens.get(i, b'') for i in range(encoding.n_vocab)]
 
 
-def check_tokenizer(name):
-    if not re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', name):
-        sys.exit(f'tokenizer={name}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192)')
-    if name.startswith('bpe') and not 257 < int(name[3:]) <= 2**16:
-        sys.exit(f'tokenizer={name}: N must be more than 257 and at most 65536')
-
-
 # ---------------------------------------------------------------------------------------------------------
 # data sets
 
-def folder_of(dataset, tokenizer, data_dir='data'):
-    return pathlib.Path(data_dir) / f'{dataset}-{tokenizer}'
-
-
 def load(dataset, tokenizer, data_dir='data'):
     """The folder and meta.json of a data set, prepared first if it is a known one that isn't there."""
-    folder = folder_of(dataset, tokenizer, data_dir)
+    folder = pathlib.Path(data_dir, f'{dataset}-{tokenizer}')
     if not (folder / 'meta.json').exists():
         if dataset not in KNOWN:
             sys.exit(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: '
@@ -358,7 +344,12 @@ def split_of(text, val_fraction):
 
 def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', source='cohere'):
     """Write the data set. A folder with another name is filled, then renamed: whole or not at all."""
-    check_tokenizer(tokenizer)
+    if not re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', tokenizer):
+        sys.exit(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192)')
+    if tokenizer.startswith('bpe') and not 257 < int(tokenizer[3:]) <= 2**16:
+        sys.exit(f'tokenizer={tokenizer}: N must be more than 257 and at most 65536')
+    if re.search('[,:/]', dataset):   # train.py reads these as a mix
+        sys.exit(f'dataset={dataset}: give it a name without , : and /')
     if not 0 <= val_fraction < 0.5:
         sys.exit(f'val_fraction={val_fraction} must be between 0 and 0.5')
     if not input and dataset not in KNOWN:
@@ -373,17 +364,20 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
         files = download_wikipedia(source, data_dir) if dataset == 'simplewiki' else [
             dict(file=str(file)) | fingerprint(file) for file in input_files(input)]
         documents = functools.partial(read_files, [pathlib.Path(file['file']) for file in files])
-    folder = folder_of(dataset, tokenizer, data_dir)
+    folder = pathlib.Path(data_dir, f'{dataset}-{tokenizer}')
     part = folder.with_name(folder.name + '.part')
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        write(part, documents, tokenizer, val_fraction or (0.05 if dataset == 'pydocs' else 0.01), files,
+        write(part, documents, tokenizer, val_fraction or (0.01 if dataset == 'simplewiki' else 0.05), files,
               dataset == 'simplewiki')
+        (folder / 'meta.json').unlink(missing_ok=True)   # from here on the old one isn't taken for a data set
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     except OSError as error:
         sys.exit(f'{error.filename or part}: {error.strerror}; nothing was kept')
+    except ValueError as error:   # of tiktoken, at a million blanks in a row
+        sys.exit(f"tokenizer={tokenizer}: a document that it can't encode ({error}); nothing was kept")
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -463,4 +457,5 @@ def on_all_cores(work, documents, size=2**18):
 if __name__ == '__main__':
     tokenizer = tokenizer or KNOWN.get(dataset, 'bpe4096')
     prepare(dataset, tokenizer, input, val_fraction, data_dir, source)
-    print(f'next: python train.py --dataset={dataset} --tokenizer={tokenizer} --out_dir=out/{dataset}')
+    print(f'next: python train.py --dataset={dataset} --tokenizer={tokenizer} --out_dir=out/{dataset}'
+          + f' --data_dir={data_dir}' * (data_dir != 'data'))

@@ -18,7 +18,8 @@ device = 'auto'           # cuda, mps or cpu; auto takes the first of them that 
 dtype = 'auto'            # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 
 from configurator import configure, load_run, pick_device
-configure(globals(), one_of=dict(dtype='auto bfloat16 float32'), at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
+configure(globals(), one_of=dict(dtype='auto bfloat16 float32'),
+          at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
 
 import codecs
 import math
@@ -27,6 +28,8 @@ import sys
 import time
 
 import torch
+
+import prepare_wiki
 
 if not 0 < top_p <= 1:
     sys.exit(f'top_p={top_p} must be above 0 and at most 1')
@@ -45,6 +48,7 @@ def read_prompt(prompt):
 
 device, autocast, machine = pick_device(device, dtype)
 model, encoding, checkpoint = load_run(out_dir, device)
+spelling = prepare_wiki.spelling(encoding)
 generator = torch.Generator(device)
 generator.manual_seed(seed) if seed else generator.seed()
 
@@ -83,7 +87,7 @@ with autocast:
         for i, token in enumerate(tokens.tolist()):
             ended[i] = ended[i] or token == encoding.eot_token
             if not ended[i]:   # a character cut between two tokens waits in the decoder until it is whole
-                new = decoders[i].decode(model.tokens.spelled(token) or encoding.decode_bytes([token]))
+                new = decoders[i].decode(spelling[token] if token < len(spelling) else model.tokens.spelled(token))
                 samples[i] += new
                 if i == 0:
                     print(new, end='', flush=True)

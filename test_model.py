@@ -307,7 +307,7 @@ def test_what_is_shared_is_counted_once_and_saved_once(change):
     assert parts['attention'] == (groups if change['share'] == 'block' else 4) * attn
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
-    assert file.tell() < 4 * sum(parts.values()) + 4 * 64 * 8 + 30000   # the rest: cos, sin, names
+    assert file.tell() < 4 * sum(parts.values()) + 4 * 97 + 30000   # the rest: counts, names
 
 
 def test_a_fresh_lora_changes_nothing():
@@ -368,13 +368,29 @@ def test_a_dropout_schedule_is_one_compiled_graph():
         graphs.append(graph)
         return graph
 
-    dropout = Dropout()
-    dropout.set(0.5)   # as train.py does: the schedule's largest p, before compiling
-    compiled = torch.compile(dropout, backend=count)
-    for step in range(20):
-        dropout.set(step / 40)
-        compiled(torch.ones(4, 8))
+    model = tiny().train()
+    model.dropout.set(np.array([0, 0.5]).max())   # as train.py does: the schedule's largest p, before compiling
+    compiled = torch.compile(model, backend=count, fullgraph=True)
+    for step in range(4):
+        model.dropout.set(step / 8)
+        compiled(tokens(2, 64), tokens(2, 64))
     assert len(graphs) == 1
+
+
+def test_a_compiled_byte_model_recompiles_nothing_when_the_words_change():
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    model, numbers = tiny(**BYTES).train(), []
+    compiled = torch.compile(model, backend=count)
+    for seed in range(3):
+        idx, targets = tokens(2, 64, seed=seed), tokens(2, 64, seed=seed + 9)
+        torch.testing.assert_close(compiled(idx, targets), model(idx, targets))
+        numbers.append(len(graphs))
+    assert numbers[0] == numbers[-1]
 
 
 # ---- generation

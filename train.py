@@ -50,7 +50,7 @@ ema = 0.0                      # evaluate and keep an average of the weights ove
 seed = 1337                    # of the weights, the data order and dropout
 # watching
 eval_interval = 100            # steps from one held-out evaluation and checkpoint to the next
-eval_tokens = 2**20            # most tokens of an evaluation; the final figure is of the whole split
+eval_tokens = 2**20            # most tokens of an evaluation, of each data set; the final figure is of the whole split
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
 stride = 0                     # tokens from one window of eval_only to the next; 0 is half of block_size
@@ -70,6 +70,7 @@ settings, given = configure(
         1: 'max_iters batch_size grad_accum eval_interval eval_tokens log_interval', 2: 'block_size'})
 
 import csv
+import datetime
 import gzip
 import json
 import math
@@ -102,14 +103,18 @@ if init_from == 'resume' or eval_only:
             globals()[name] = settings[name] = value
         elif name in kept and value != settings[name]:
             sys.exit(f'--{name}={settings[name]}: the run in {out_dir} has {value} and has to keep it')
-points = dropout if isinstance(dropout, list) else [(0, dropout)]
+    before = checkpoint['settings']
+    if before['batch_size'] * before['grad_accum'] != batch_size * grad_accum and not eval_only:
+        sys.exit(f'batch_size={batch_size} times grad_accum={grad_accum}: the run in {out_dir} has '
+                 f"{before['batch_size'] * before['grad_accum']} blocks in a step and has to keep them")
 try:
-    steps, ps = np.array(points, dtype=float).T
-    if beta2 >= 1 or ema >= 1 or stride > block_size or (np.diff(steps) <= 0).any() or not ((0 <= ps) & (ps < 1)).all():
+    steps, ps = np.array(dropout if isinstance(dropout, list) else [(0, dropout)], dtype=float).T
+    if (np.diff(steps) <= 0).any() or not ((0 <= ps) & (ps < 1)).all():
         raise ValueError
-except ValueError:
-    sys.exit(f'beta2={beta2} and ema={ema} must be below 1, stride={stride} at most block_size={block_size}, '
-             f'dropout={dropout} p, or [(step, p), ...] with growing steps, and p at least 0 and below 1')
+except (ValueError, TypeError):
+    sys.exit(f'dropout={dropout} must be p, or [(step, p), ...] with growing steps, and p at least 0 and below 1')
+if beta2 >= 1 or ema >= 1 or stride > block_size:
+    sys.exit(f'beta2={beta2} and ema={ema} must be below 1, and stride={stride} at most block_size={block_size}')
 
 # -----------------------------------------------------------------------------------------------
 # machine: torchrun starts this script once for each GPU and sets RANK, LOCAL_RANK, WORLD_SIZE
@@ -120,7 +125,8 @@ if grad_accum % world:
     sys.exit(f'grad_accum={grad_accum} must be a multiple of the number of processes, {world}')
 device, autocast, machine = pick_device(device, dtype, int(os.environ.get('LOCAL_RANK', 0)))
 if world > 1:
-    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo',
+                            timeout=datetime.timedelta(hours=3))   # the others wait while the first one downloads
 
 
 def say(message):
@@ -136,10 +142,11 @@ if not master:   # the others wait while the first process prepares the data, if
 mix = dict(item.partition(':')[::2] for item in dataset.split(','))              # {name: share}
 try:
     shares = np.array([float(share or 1) for share in mix.values()])
-    if not all(shares > 0):
+    if not all(shares > 0) or len(mix) <= dataset.count(','):
         raise ValueError
 except ValueError:
-    sys.exit(f"dataset={dataset}: a name, or a mix as 'simplewiki:3,pydocs:1', with shares above 0")
+    sys.exit(f"dataset={dataset}: a name, or a mix of several as 'simplewiki:3,pydocs:1', with shares above 0")
+shares /= shares.sum()
 sets = [prepare_wiki.load(name, tokenizer, data_dir) for name in mix]            # [(folder, meta)]
 if master and world > 1:
     dist.barrier()
@@ -188,7 +195,7 @@ class Order:
 def next_blocks(n):
     """The n blocks of this step. Which data set the b-th block of the run is from: where b times the golden
     ratio, without its whole part, falls among the shares. So they are evenly spread, and b tells it all."""
-    which = np.searchsorted(np.cumsum(shares / shares.sum()), (it * n + np.arange(n)) * 0.618034 % 1, 'right')
+    which = np.searchsorted(np.cumsum(shares), (it * n + np.arange(n)) * 0.618034 % 1, 'right')
     return [orders[i].next() for i in which]
 
 
@@ -235,9 +242,13 @@ except ValueError as error:
 model = raw_model = GPT(config).to(device)
 encoding = prepare_wiki.make_tokenizer(tokenizer, folder)
 spelling = prepare_wiki.spelling(encoding)
-occurs = sum(np.bincount(tokens[i:i + 2**24], minlength=len(spelling)) for tokens in
-             (open_split(*data, 'train') for data in sets) for i in range(0, len(tokens), 2**24))
-raw_model.tokens.spell(spelling, torch.from_numpy(occurs * counts))
+orders = [Order(open_split(*data, 'train')) for data in sets]
+if not checkpoint:   # which has them
+    occurs = np.zeros(len(spelling))
+    for share, tokens in zip(shares * counts, (order.tokens for order in orders)):
+        for piece in np.array_split(tokens, len(tokens) // 2**24 + 1):
+            occurs += np.bincount(piece, minlength=len(spelling)) * share / shares.max()
+    raw_model.tokens.spell(spelling, torch.from_numpy(occurs))
 token_bytes = np.array([len(token) for token in spelling])
 raw_model.dropout.set(ps.max())
 torch.manual_seed(seed + rank)   # each process drops units of its own
@@ -254,15 +265,14 @@ else:
 optimizers.append(torch.optim.AdamW(adamw, lr=learning_rate, betas=(0.9, beta2), fused=True))
 
 trained_on = [[meta['tokenizer'], meta['splits']] for _, meta in sets]
-orders = [Order(open_split(*data, 'train')) for data in sets]
 it, best, seconds = 0, math.inf, 0.0
-averaged = AveragedModel(raw_model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
-judged = averaged.module if ema else raw_model   # what is evaluated, and kept in best.pt
+averaged = AveragedModel(raw_model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and not eval_only else None
+judged = averaged.module if averaged else raw_model   # what is evaluated, and kept in best.pt
 if checkpoint:
     if checkpoint['data'] != trained_on:
         sys.exit(f'{folder}: not the data that {out_dir} was trained on; it was prepared again')
     raw_model.load_state_dict(checkpoint['model'])
-    if ema and not eval_only:
+    if averaged:
         averaged.load_state_dict(checkpoint['ema'])
     for o, state in zip(optimizers, checkpoint['optimizers']):
         o.load_state_dict(state)
@@ -277,17 +287,17 @@ parts = raw_model.count_parameters()
 say(machine)
 say(f'parameters: {sum(parts.values()):,} = ' + ' + '.join(f'{part} {n:,}' for part, n in parts.items()))
 if eval_only:
-    judged, stride = raw_model, stride or block_size // 2
+    stride = stride or block_size // 2
     nats, bpb, total = evaluate(split, stride=stride)
     say(f'{split} split after {it} steps, windows of {block_size} tokens, a new one every {stride}: '
         f'{nats:.4f} nats per token, {bpb:.4f} bits per byte')
     units = {unit: sum(meta['splits'][split][f'{unit}s'] for _, meta in sets) for unit in ('byte', 'char', 'word')}
-    say('perplexity: ' + ', '.join(f'{math.exp(total / n):.4g} per {unit}' for unit, n in units.items()))
+    say('perplexity: ' + ', '.join(f'{np.exp(np.float64(total / n)):.4g} per {unit}' for unit, n in units.items()))
     sys.exit()
 train_has = {unit: sum(meta['splits']['train'][unit] for _, meta in sets) for unit in ('tokens', 'bytes')}
 step_tokens = batch_size * grad_accum * block_size
 step_bytes = step_tokens * sum(share * meta['splits']['train']['bytes'] / meta['splits']['train']['tokens']
-                               for share, (_, meta) in zip(shares / shares.sum(), sets))
+                               for share, (_, meta) in zip(shares, sets))
 with FlopCounterMode(display=False) as counter, torch.no_grad():
     raw_model.eval()(*load_blocks([(orders[0].tokens, 0)]))
 raw_model.train()
@@ -320,9 +330,10 @@ def lr_factor(it):
 # what is written
 
 def save(*names):
-    """The whole state, under each name. A file is replaced only by a whole one."""
+    """The whole state, under each name; best.pt's model is the averaged one, if there is one. A file is replaced
+    only by a whole one."""
     state = dict(
-        format=FORMAT, ema=averaged.state_dict() if ema else None, optimizers=[o.state_dict() for o in optimizers],
+        format=FORMAT, ema=averaged.state_dict() if averaged else None, optimizers=[o.state_dict() for o in optimizers],
         config=asdict(config), data=trained_on, settings=settings, iter=it, best=best,
         seconds=time.time() - start, order=[[order.epoch, order.read] for order in orders], rng=torch.get_rng_state(),
         cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
@@ -349,22 +360,18 @@ if master:
         shutil.copy(file, out)
     rows = list(csv.reader(log_file.open())) if init_from == 'resume' and log_file.exists() else [COLUMNS]
     with open(f'{log_file}.part', 'w', newline='') as file:   # what came after the checkpoint will come again
-        csv.writer(file).writerows(row for row in rows if row and (row[0] == 'iter' or int(row[0]) <= it))
+        csv.writer(file).writerows(row for row in rows if row and (row[0] == 'iter' or it and int(row[0]) <= it))
     os.replace(f'{log_file}.part', log_file)
 
 # -----------------------------------------------------------------------------------------------
 # the loop
 
 def held_out():
-    """Evaluate, and save the state; it is the best one too if nothing before it was better."""
-    global best
+    """Evaluate; what came of it for the log."""
     nats, bpb, _ = evaluate('val', eval_tokens)
     if not math.isfinite(nats):
         sys.exit(f'step {it}: the held-out loss is {nats}; lower the learning rate. The last checkpoint is kept')
     say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')
-    improved, best = bpb < best, min(best, bpb)
-    if it:
-        save('ckpt.pt', *['best.pt'] * improved)
     values = dict(val_loss=nats, val_bpb=bpb)
     if questions:
         with autocast:
@@ -419,7 +426,7 @@ while it < max_iters and not stopped:
     for o in optimizers:
         o.step()
         o.zero_grad(set_to_none=True)
-    if ema:
+    if averaged:
         averaged.update_parameters(raw_model)
     it += 1
 
@@ -437,18 +444,21 @@ while it < max_iters and not stopped:
         values.update(held_out())
     if values:
         log(**values)
+        if 'val_bpb' in values:
+            improved, best = values['val_bpb'] < best, min(best, values['val_bpb'])
+            save('ckpt.pt', *['best.pt'] * improved)
         loss_sum, last = 0.0, (it, time.time())   # the time of an evaluation isn't training's
 
 # -----------------------------------------------------------------------------------------------
 # the end
 
-if stopped:
+if stopped and it < max_iters:
     save('ckpt.pt')
     say(f'stopped at step {it} and saved; go on with: python train.py --out_dir={out_dir} --init_from=resume')
     sys.exit(130)
-if it == first and master:
+if it == first and master and (out / 'result.json').exists():
     sys.exit(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
-whole = all(len(open_split(*data, 'val')) - 1 <= eval_tokens for data in sets)
+whole = it > first and all(len(open_split(*data, 'val')) - 1 <= eval_tokens for data in sets)
 bpb = values['val_bpb'] if whole else evaluate('val')[1]   # if whole, the last evaluation was of all of it
 if master:
     judged.eval()
@@ -457,12 +467,12 @@ if master:
     with autocast:
         more = judged.generate(torch.tensor([prompt], device=device), 100, temperature=0.8, top_k=50)
         ids = prompt[1:] + [token.item() for token in more]
-    sample = b''.join(judged.tokens.spelled(i) or spelling[i] or b'\n\n' for i in ids)
+    sample = b''.join((spelling[i] if i < len(spelling) else judged.tokens.spelled(i)) or b'\n\n' for i in ids)
     print(f"\n--- a held-out text's first words, continued\n{sample.decode(errors='replace')}\n---")
     text = b''.join(spelling[i] for i in held[:2**21].tolist())   # more would take minutes
     print(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {8 * len(gzip.compress(text, 9)) / len(text):.3f}'
           f' for the same text{", its first megabytes" * (len(held) > 2**21)}')
-    result = dict(val_bpb=bpb, tokens=it * step_tokens, bytes=round(it * step_bytes), seconds=time.time() - start,
+    result = dict(val_bpb=bpb, best_bpb=best, tokens=it * step_tokens, bytes=round(it * step_bytes), seconds=time.time() - start,
                   flops_per_token=flops, parameters=parts, settings=settings, machine=machine)
     (out / 'result.json').write_text(json.dumps(result, indent=1), encoding='utf-8')
     print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')

@@ -17,6 +17,7 @@ table = False            # only write the table and the picture of what has been
 import csv
 import json
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from configurator import configure
 configure(globals(), at_least={1: 'seeds'})
+signal.signal(signal.SIGINT, lambda *_: None)   # Ctrl-C is train.py's, which saves; its exit status tells us
 
 # 450 steps of about 9 kB of text, whatever the tokenizer, with about 1.1 kB of context; 4 layers of width 192
 SMALL = dict(max_iters=450, eval_interval=50, eval_tokens=32768, log_interval=50)
@@ -35,12 +37,12 @@ STUDIES = dict(
     embedding={
         'byte_pool': POOL,
         'gpt2 softmax': GPT2,
-        'gpt2 softmax, small': GPT2 | dict(n_embd=60, d_ff=180),   # with as many parameters as byte_pool
+        'gpt2 softmax, small': GPT2 | dict(n_embd=60, d_ff=180),   # 3.2M parameters; byte_pool has 3.1M
         'bpe8192 softmax': BPE,
         'bytes': SMALL | dict(tokenizer='byte', block_size=1124),
         'byte_pool, no counts': POOL | dict(counts=False),
         'gpt2 softmax, no counts': GPT2 | dict(counts=False)},
-    sharing={   # the same shape costs the same FLOPs; wide: as many parameters as none, and more FLOPs
+    sharing={   # the same shape costs the same FLOPs; wide: as many parameters in the core as none, and more FLOPs
         'none': POOL,
         'ffn': POOL | dict(share='ffn'),
         'ffn, wide': POOL | dict(share='ffn', d_ff=2304),
@@ -49,10 +51,10 @@ STUDIES = dict(
         'block, wide': POOL | dict(share='block', n_embd=384, d_ff=1152, n_head=12, n_kv_head=12),
         'block x 2': POOL | dict(share='block', share_every=2),
         'block + LoRA': POOL | dict(share='block', lora_rank=16)},
-    dropout={f'{name}, {epochs} epochs': BPE | dict(max_iters=100 * epochs, dropout=points)   # of a small data set
-             for epochs in (1, 10) for name, points in {
-                 'none': 0.0, 'constant': 0.1, 'early linear': [(0, 0.1), (33 * epochs, 0)],
-                 'late': [(66 * epochs, 0), (66 * epochs + 1, 0.1)]}.items()},
+    dropout={f'{name}, {steps} steps': BPE | dict(max_iters=steps, dropout=points)   # 1 and 10 epochs of 900 kB
+             for steps in (100, 1000) for name, points in {
+                 'none': 0.0, 'constant': 0.1, 'early linear': [(0, 0.1), (steps // 3, 0)],
+                 'late': [(steps * 2 // 3, 0), (steps * 2 // 3 + 1, 0.1)]}.items()},
     schedule={'cosine': POOL, 'wsd': POOL | dict(schedule='wsd'), 'wsd + ema': POOL | dict(schedule='wsd', ema=0.95)})
 if study not in STUDIES:
     sys.exit(f'study={study} is none of {", ".join(STUDIES)}')
@@ -66,12 +68,16 @@ def folder(name, seed):
 for seed in range(1337, 1337 + seeds) if not table else ():
     for name, settings in runs.items():
         out = folder(name, seed)
+        given = dict(settings, dataset=dataset, seed=seed, out_dir=out) | dict(
+            flag.removeprefix('--').split('=', 1) for flag in more.split())
         if (out / 'result.json').exists():
+            old = json.loads((out / 'result.json').read_text(encoding='utf-8'))['settings']
+            if wrong := [key for key, value in given.items() if str(old[key]) != str(value)]:
+                sys.exit(f'{out}: was run with another {", ".join(wrong)}; move it away')
             continue
-        resume = ['--init_from=resume'] if (out / 'ckpt.pt').exists() else []
         print(f'--- {name}, seed {seed}', flush=True)
-        given = dict(settings, dataset=dataset, seed=seed, out_dir=out)
-        command = [*(f'--{key}={value}' for key, value in given.items()), *more.split(), *resume]
+        command = [f'--{key}={value}' for key, value in given.items()]
+        command += ['--init_from=resume'] * (out / 'ckpt.pt').exists()
         if subprocess.run([sys.executable, ROOT / 'train.py', *command], cwd=ROOT).returncode:
             sys.exit(f'{name}, seed {seed}: stopped; the same command goes on from here')
 
@@ -99,7 +105,7 @@ for name, found in results.items():
                 f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | '
                 f'{statistics.mean(result["seconds"] for result in found) / 60:.1f} | '
                 f'{statistics.mean(bpb):.3f} ({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |')
-text.append(f'\n{one["machine"]}; data {dataset}')
+text.append(f'\n{one["machine"]}; data {one["settings"]["dataset"]}')
 (ROOT / f'docs/{study}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
 print('\n'.join(text))
 

@@ -38,7 +38,8 @@ sys.path.insert(0, str(ROOT))
 os.environ |= dict(HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
 
 from configurator import configure, pick_device
-configure(globals(), one_of=dict(dtype='bfloat16 float32', harness_dtype='bfloat16 float32'), at_least={0: 'limit speed num_fewshot', 1: 'rounds'})
+configure(globals(), one_of=dict(dtype='bfloat16 float32', harness_dtype='bfloat16 float32'),
+          at_least={0: 'limit speed num_fewshot', 1: 'rounds'})
 
 import datasets
 import lm_eval

@@ -278,6 +278,6 @@ def test_a_name_prepared_again_with_other_text_has_the_new_texts_tokenizer(tmp_p
         data = tmp_path / 'data' / 'mine-bpe300'
         encoding = prepare_wiki.make_tokenizer('bpe300', data)
         ids = np.fromfile(data / 'val.bin', dtype='<u2').tolist()
-        assert encoding.decode_bytes([i for i in ids if i != encoding.eot_token]).decode() in (
+        assert encoding.decode_bytes([i for i in ids if i != encoding.eot_token]).decode() == (
             ''.join(part for part in prepare_wiki.read_files([tmp_path / 'story.txt'], lambda done: None)
                     if prepare_wiki.split_of(part, 0.2) == 'val'))

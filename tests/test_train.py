@@ -45,6 +45,11 @@ def trained(tmp_path_factory):
 
 def test_a_run_tells_what_it_does_and_ends_with_what_to_do_next(trained):
     folder, out = trained
+    L, T, kv, C, d_ff, H = 2, 32, 16, 32, 64, 2   # each product of n x k with k x m is 2 n k m operations
+    flops = 3 * (L * (2 * (2 * C * C + 2 * C * kv + 3 * C * d_ff) + 2 * 2 * T * C) + 2 * C * 300)
+    result = json.loads((folder / 'out/a/result.json').read_text())
+    assert result['flops_per_token'] == flops and result['tokens'] == 20 * 4 * 32
+    assert f"held out: {result['val_bpb']:.3f} bits" in out and result['best_bpb'] <= result['val_bpb'] + 1e-3
     for words in ('parameters: ', 'epochs', 'tokens/s', 'left', 'bits per byte', 'gzip -9', 'continued',
                   'out/a/best.pt', 'python sample.py --out_dir=out/a'):
         assert words in out, words
@@ -109,7 +114,7 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
         f'{o}.{i}.{name}': value for o, optimizer in enumerate(state['optimizers'])
         for i, values in optimizer['state'].items() for name, value in values.items()} for state in (whole, parts)]
     assert flat[0].keys() == flat[1].keys() and all(torch.equal(flat[0][name], flat[1][name]) for name in flat[0])
-    logs = [[{key: row[key] for key in row if key not in ('tokens_per_s', 'seconds', 'train_loss', 'grad_norm')}
+    logs = [[{key: row[key] for key in row if key not in ('tokens_per_s', 'seconds', 'train_loss')}
              for row in csv.DictReader((folder / f'out/{name}/log.csv').open())] for name in ('whole', 'parts')]
     assert logs[0] == logs[1]
 
@@ -119,8 +124,9 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
     folder, _ = trained
     assert train(folder, f'--optimizer={optimizer}', f'--out_dir=out/{optimizer}', '--max_iters=1', *extra)[0] == 0
     state = load(folder / f'out/{optimizer}/ckpt.pt')
-    model = GPT(Config(**state['config']))
-    found = []
+    torch.manual_seed(1337)
+    model, found = GPT(Config(**state['config'])), []   # as it was at the start
+    assert all(not torch.equal(p, state['model'][name]) for name, p in model.named_parameters())
     for o in state['optimizers']:
         for group in o['param_groups']:
             for i in group['params']:
@@ -183,9 +189,30 @@ def test_questions_are_answered_on_the_way_as_eval_mc_answers_them(trained):
     row = list(csv.DictReader((folder / 'out/mc/log.csv').open()))[-1]
     status, _, err = run(folder, 'eval_mc.py', '--file=my.jsonl', '--limit=3', '--out_dir=out/mc', '--device=cpu')
     assert status == 0, err
-    result = json.loads((folder / 'out/mc/mc_my.json').read_text())
+    result = json.loads((folder / 'out/mc/mc_my_own.json').read_text())
     assert result['n'] == 3 and float(row['mc_acc']) == pytest.approx(result['acc'])
     assert float(row['mc_log_prob']) == pytest.approx(result['log_prob'], abs=0.02)   # bfloat16 weights there
+
+
+def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained, tmp_path):
+    for name in ('model.py', 'train.py', 'prepare_wiki.py', 'configurator.py', 'download.py'):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / 'docs').mkdir()
+    study = (ROOT / 'docs/study.py').read_text(encoding='utf-8')
+    (tmp_path / 'docs/study.py').write_text(re.sub(r'STUDIES = dict\(', "STUDIES = dict(few={'a': {}, 'b, 2': dict(ffn='gelu')},", study))
+    args = ['--study=few', '--dataset=mine', '--seeds=2', f'--more={" ".join([*SMALL, "--tokenizer=bpe300", "--max_iters=2"])}'
+            f' --data_dir={trained[0] / "data"}']
+    shutil.copytree(trained[0] / 'data', tmp_path / 'data')
+    one = run(tmp_path, tmp_path / 'docs/study.py', *args, '--only=a')
+    assert (tmp_path / 'out/few/a-1338/result.json').exists() and not (tmp_path / 'out/few/b_2-1337').exists(), one
+    stamp = (tmp_path / 'out/few/a-1337/result.json').stat().st_mtime_ns
+    _, out, _ = run(tmp_path, tmp_path / 'docs/study.py', *args)
+    assert (tmp_path / 'out/few/a-1337/result.json').stat().st_mtime_ns == stamp   # not again
+    bpb = [json.loads((tmp_path / f'out/few/b_2-{seed}/result.json').read_text())['val_bpb'] for seed in (1337, 1338)]
+    table = (tmp_path / 'docs/few.md').read_text()
+    assert f'{sum(bpb) / 2:.3f} ({min(bpb):.3f} to {max(bpb):.3f}, 2)' in table and table.strip() in out
+    assert len((tmp_path / 'docs/few.csv').read_text().splitlines()) == 1 + 4 * 2
+    fails_in_one_line(run(tmp_path, tmp_path / 'docs/study.py', *args, '--dataset=other'), 'dataset', 'move it away')
 
 
 def test_two_processes_train_the_same_model_as_one(trained):
@@ -217,7 +244,9 @@ def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
     (['--optimizer=sgd'], ['sgd']), (['--device=tpu'], ['tpu', 'cpu']), (['--dtype=float16'], ['float16']),
     (['--learning_rate=-1'], ['learning_rate=-1']), (['--dropout=[(9,0.1),(0,0.3)]'], ['(9, 0.1)']),
     (['--beta2=1'], ['beta2=1']), (['--ema=1'], ['ema=1']), (['--share=all'], ["share='all'"]),
-    (['--dataset=mine:x'], ['mine:x']), (['--embedding=bytes'], ['bytes', 'byte_pool']),  (['--tokenizer=words'], ['words']),
+    (['--dataset=mine:x'], ['mine:x']), (['--dataset=mine,mine:2'], ['mine,mine:2']), (['--share_every=2'], ['share_every=2']),
+    (['--dropout=[(0,0.1),(5,{})]'], ['dropout=']), (['--stride=99'], ['stride=99', 'block_size=32']),
+    (['--init_from=resume', '--batch_size=2'], ['batch_size=2', '4 blocks']), (['--embedding=bytes'], ['bytes', 'byte_pool']),  (['--tokenizer=words'], ['words']),
     (['--init_from=resume', '--out_dir=out/none'], ['out/none/ckpt.pt', 'train first']),
     (['--init_from=resume'], ['step 20 of 20', '--max_iters']),
     (['--init_from=resume', '--n_layer=3'], ['--n_layer=3', '2']),
