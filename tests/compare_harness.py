@@ -193,6 +193,7 @@ def golden(folder):
         pairs = [[context, ' ' + choice] for item in items for context, choice in zip(item.contexts, item.choices)]
         found = hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()
         print(f'{"same" if found == expected else "DIFFERENT"}: golden hash of {name}')
+        yield found == expected
 
 
 # ---- speed
@@ -257,8 +258,8 @@ def main():
         (folder / 'pairs.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
         if speed:
             return time_both(model, encoding, folder)
-        golden(folder)
-        sys.exit(0 if all([*compare(model, encoding, harness_of(model, 8), folder)]) else 'not the same')
+        same = [*golden(folder), *compare(model, encoding, harness_of(model, 8), folder)]
+        sys.exit(0 if all(same) else 'not the same')
 
 
 main()
