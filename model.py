@@ -334,7 +334,7 @@ class BytePool(nn.Module):
             edge, which = (257 * node + spelling[:, place]).unique(return_inverse=True)
             edges.append(edge)
             behind.append(which.bincount(counts))
-            going = spelling[:, place] != self.END
+            going = spelling[:, place] != self.END   # the other tokens end here
             node, counts, spelling = (total + which + 1)[going], counts[going], spelling[going]
             total += len(edge)
         self.edges = torch.cat(edges).to(self.counts.device)
