@@ -404,7 +404,7 @@ if world == 1:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
 if it == 0:
-    log(**held_out())   # about ln(vocab_size) nats: the untrained model knows nothing
+    log(**held_out())   # the untrained model knows how often each token occurs, or nothing (counts)
 loss_sum, last = 0.0, (it, time.time())
 while it < max_iters and not stopped:
     for o in optimizers:
