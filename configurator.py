@@ -10,6 +10,7 @@ import ast
 import builtins
 import ctypes
 import difflib
+import math
 import os
 import pathlib
 import pickle
@@ -25,20 +26,20 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(encoding='utf-8', errors='replace')   # not every system's default prints every text
     script = pathlib.Path(namespace['__file__'])
-    comments = read_comments(script)
-    settings, given = {name: namespace[name] for name in comments}, []
+    found = read_settings(script)
+    settings, given = {name: namespace[name] for name in found}, []
 
     def put(name, value, where):
         if name not in settings:
             near = difflib.get_close_matches(name, settings, 1, cutoff=0)[0]
             sys.exit(f'{where}: no setting is called {name}; did you mean {near}? All: {script.name} --help')
-        settings[name] = convert(value, allowed(script, namespace, name), f'{where}: {name}')
+        settings[name] = convert(value, found[name][1] or [type(namespace[name])], f'{where}: {name}')
         given.append(name)
 
     for arg in sys.argv[1:] if argv is None else argv:
         if arg in ('-h', '--help'):
             print(namespace['__doc__'].strip() + '\n\nsettings, with their defaults:')
-            for name, comment in comments.items():
+            for name, (comment, _) in found.items():
                 print(f'  --{name}={namespace[name]!r}'.ljust(36) + f'  {comment}')
             sys.exit()
         name, equals, text = arg.removeprefix('--').partition('=')
@@ -71,16 +72,19 @@ def one_line(kind, error, trace):
     sys.__excepthook__(kind, error, trace)
 
 
-def read_comments(script):
-    """{name: comment} of the assignments above the script's call of configure()."""
-    source, comments = script.read_text(encoding='utf-8'), {}
+def read_settings(script):
+    """{name: (comment, types)} of the assignments above the script's call of configure(); the types are those of an
+    annotation, as float | list, and none without one."""
+    source, found = script.read_text(encoding='utf-8'), {}
     for node in ast.parse(source).body:
         if 'configure' in (getattr(child, 'id', '') for child in ast.walk(node)):
             break
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
             name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
-            comments[name] = source.splitlines()[node.end_lineno - 1][node.end_col_offset:].strip(' #')
-    return comments
+            comment = source.splitlines()[node.end_lineno - 1][node.end_col_offset:].strip(' #')
+            parts = ast.walk(node.annotation) if isinstance(node, ast.AnnAssign) else ()
+            found[name] = comment, [getattr(builtins, part.id) for part in parts if isinstance(part, ast.Name)]
+    return found
 
 
 def run_file(path, settings, script_folder):
@@ -95,14 +99,6 @@ def run_file(path, settings, script_folder):
         sys.exit(f'{path}: {what}')
     stored = (node.id for node in ast.walk(code) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
     return {name: names[name] for name in stored if name in names and name[0] != '_'}
-
-
-def allowed(script, namespace, name):
-    """The types that a setting may have: its annotation's, as float | list, else its default's."""
-    for node in ast.walk(ast.parse(script.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, 'id', '') == name:
-            return [getattr(builtins, part.id) for part in ast.walk(node.annotation) if isinstance(part, ast.Name)]
-    return [type(namespace[name])]
 
 
 def convert(value, kinds, where):
@@ -172,6 +168,18 @@ def pick_device(name='auto', dtype='auto', local_rank=0):
         libc.mallopt(-1, -1)   # M_TRIM_THRESHOLD
     return (device, torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
             f'device {device}{threads}, {"bfloat16" if bfloat16 else "float32"}, torch {torch.__version__}')
+
+
+def peak_memory(device):
+    """The most bytes that this process has held so far: of the GPU's memory, else of the machine's; nan on Windows."""
+    if device.type == 'cuda':
+        import torch
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
 class Progress:

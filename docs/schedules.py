@@ -5,7 +5,6 @@ Draws assets/schedules.png: dropout (arXiv 2405.14159, section 5.5) and learning
 """
 import math
 import pathlib
-import sys
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -1,7 +1,7 @@
 """
 eval_mc.py beside EleutherAI's lm-evaluation-harness: the same questions, the same weights. A command, not a test.
 
-    pip install lm_eval==0.4.13 transformers accelerate        # in a virtual environment of its own, with torch
+    pip install lm_eval==0.4.13 transformers accelerate pytest # in a virtual environment of its own, with torch
     python tests/compare_harness.py --data_dir=data/eval --limit=100
     python tests/compare_harness.py --data_dir=data/eval --speed=200
 
@@ -53,6 +53,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 import eval_mc
 from model import GPT, Config
+from test_model import llama_of
 
 THEIRS = pathlib.Path(lm_eval.__file__).parent / 'tasks'
 logging.getLogger().setLevel(logging.ERROR)
@@ -109,27 +110,6 @@ def task_of(file, splits):
 
 
 # ---- the same weights
-
-def llama_of(model):
-    c = model.config
-    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.n_embd, intermediate_size=c.d_ff, num_hidden_layers=c.n_layer,
-        num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, rms_norm_eps=1e-5,
-        max_position_embeddings=c.block_size, tie_word_embeddings=c.tie_embeddings)).eval()
-    names = {'tokens.embedding': 'model.embed_tokens', 'tokens.head': 'lm_head', 'blocks': 'model.layers',
-             'attn.query': 'self_attn.q_proj', 'attn.key': 'self_attn.k_proj', 'attn.value': 'self_attn.v_proj',
-             'attn.out': 'self_attn.o_proj', 'attn_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
-             'ffn.gate': 'mlp.gate_proj', 'ffn.up': 'mlp.up_proj', 'ffn.down': 'mlp.down_proj'}
-    weights = {}
-    for name, value in model.state_dict().items():
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
-        weights['model.norm.weight' if name == 'norm.weight' else name] = value
-    if weights.pop('tokens.counts').any():
-        sys.exit('this model starts from the counts of tokens, which Llama has nowhere to put; take one with counts=False')
-    llama.load_state_dict(weights)
-    return llama
-
 
 def harness_of(model, batch_size, dtype=torch.float32):
     """GPT-2's tokenizer comes from the files that tiktoken keeps."""
