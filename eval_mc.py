@@ -83,8 +83,11 @@ def fetched(path):
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
             sys.exit(f'{url}: {folder}/{path.name} is not what it was (sha256); nothing was kept')
         write_whole(path, data)
-    elif path.name == 'mmlu':
-        url, sha256 = WHOLE[path.name]
+        return path
+    url, sha256 = WHOLE[path.name]
+    if path.name != 'mmlu':
+        download(url, path, sha256=sha256)
+    else:
         tar, part = path.with_name('mmlu.tar'), path.with_name('mmlu.part')
         download(url, tar, sha256=sha256)
         with tarfile.open(tar) as archive:   # most of it is a training set
@@ -94,9 +97,6 @@ def fetched(path):
         part.rmdir()
         for rest in path.parent.glob('mmlu.tar*'):
             rest.unlink()
-    else:
-        url, sha256 = WHOLE[path.name]
-        download(url, path, sha256=sha256)
     return path
 
 
@@ -140,10 +140,14 @@ def arc_item(record):
     return question(f"Question: {record['question']['stem']}\nAnswer:", [c['text'] for c in choices], gold)
 
 
+def enough(items, shots, what):
+    if len(items) < shots:
+        sys.exit(f'num_fewshot={shots}: {what} has {len(items)} examples; give at most that many')
+
+
 def arc(part, folder, shots):
     train = read(fetched(folder / f'arc/ARC-{part}-Train.jsonl'), arc_item) if shots else []
-    if len(train) < shots:
-        sys.exit(f'num_fewshot={shots}: ARC-{part} has {len(train)} examples; give at most that many')
+    enough(train, shots, f'ARC-{part}')
     draw = random.Random(1234)   # the harness's seed: each item has examples of its own
     for item in read(fetched(folder / f'arc/ARC-{part}-Test.jsonl'), arc_item):
         yield question(examples(draw.sample(train, shots)) + item.contexts[0], item.choices, item.gold)
@@ -181,8 +185,7 @@ def mmlu(parse, kind, folder, shots):
     for test in sorted(fetched(folder / 'mmlu').glob('test/*_test.csv')):
         subject = test.name.removesuffix('_test.csv').replace('_', ' ')
         shown = read(folder / f"mmlu/dev/{test.name.replace('_test', '_dev')}", parse)[:shots] if shots else []
-        if len(shown) < shots:
-            sys.exit(f'num_fewshot={shots}: MMLU has {len(shown)} examples of {subject}; give at most that many')
+        enough(shown, shots, f'MMLU on {subject}')
         head = f'The following are {kind} (with answers) about {subject}.\n\n{examples(shown)}'
         for item in read(test, parse):
             yield question(head + item.contexts[0], item.choices, item.gold, subject)
@@ -250,40 +253,72 @@ def batches(sequences, tokens, length=len, least=1):
 def branch(cache, rows, room):
     """These rows of a cache, each as often as it is named, with room for more tokens."""
     new = LayerCache(room)
-    new.append(cache.k[rows], cache.v[rows])
+    if cache.length:
+        new.append(cache.k[rows], cache.v[rows])
     return new
 
 
+def common_heads(group_of):
+    """{a head: the contexts that begin with it}, for {context: group}: a group's is what all of its contexts begin
+    with, and at least a token less than any; nothing, for those of no group."""
+    heads = collections.defaultdict(list)
+    for group, contexts in itertools.groupby(sorted(group_of, key=group_of.get), group_of.get):
+        contexts = list(contexts)
+        n = min(len(os.path.commonprefix(contexts)), len(min(contexts, key=len)) - 1)
+        heads[contexts[0][:n if group and contexts[1:] else 0]] += contexts
+    return heads
+
+
 @torch.no_grad()
-def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
+def log_probs(model, pairs, groups, batch_tokens=4096, progress=lambda done: None):
     """log p(continuation | context), in nats, of each pair of lists of token ids.
-    A context is read once, whatever may follow it, together with others of its length. Its last state predicts the
-    first token of each continuation; its keys and values are there for the rest. Padding stands only after a
-    continuation, where nothing sees it, in batches that would be tiny without; it is never scored."""
-    most, device, followers = model.config.block_size, model.norm.weight.device, collections.defaultdict(list)
-    for i, (context, continuation) in enumerate(pairs):
+    What the contexts of a group begin with is read once, and a context once, whatever may follow it, together with
+    others of its length. Its last state predicts the first token of each continuation; its keys and values are there
+    for the rest. Padding stands only after a continuation, where nothing sees it, in batches that would be tiny
+    without; it is never scored."""
+    most, device = model.config.block_size, model.norm.weight.device
+    followers, group_of = collections.defaultdict(list), {}
+    for i, ((context, continuation), group) in enumerate(zip(pairs, groups, strict=True)):
         ids = (*context, *continuation)[-most - 1:]   # the last one is predicted, not read
-        followers[ids[:-len(continuation)]].append((i, ids[-len(continuation):]))
-    total = sum(len(context) + sum(len(ids) for _, ids in ends) for context, ends in followers.items())
+        context = ids[:-len(continuation)]
+        followers[context].append((i, ids[-len(continuation):]))
+        group_of[context] = group if len(ids) <= most else ''   # cut at the left, it begins as no other does
+    heads = common_heads(group_of)
+    total = sum(map(len, heads)) + sum(
+        len(context) - len(head) + sum(len(ids) for _, ids in followers[context])
+        for head, contexts in heads.items() for context in contexts)
     scores, done = np.zeros(len(pairs)), 0
     model.tokens.freeze()
-    for contexts in batches(followers, batch_tokens):
-        P, caches = len(contexts[0]), [LayerCache(len(contexts[0])) for _ in model.blocks]
-        last = model.hidden(torch.tensor(contexts, device=device), caches)[:, -1:]       # (B, P) -> (B, 1, C)
-        ends = [(row, i, torch.tensor(ids)) for row, of in enumerate(contexts) for i, ids in followers[of]]
-        done += P * len(contexts)
-        for part in batches(ends, batch_tokens, lambda end: len(end[2]), LEAST):
-            rows, numbers, ids = map(list, zip(*part))
-            idx = pad_sequence(ids, batch_first=True, padding_value=-1).to(device)       # (R, T)
-            real, h = idx >= 0, last[rows]                                               # (R, T), (R, 1, C)
-            if idx.size(1) > 1:
-                longer = [branch(cache, rows, P + idx.size(1) - 1) for cache in caches]
-                h = torch.cat((h, model.hidden(idx[:, :-1].clamp(min=0), longer)), 1)    # (R, T, C)
-            nll = model.tokens.nll(h[real][None], idx[real][None])[0].sum(-1)            # (tokens)
-            owners = np.repeat(numbers, [len(of) for of in ids])
-            np.subtract.at(scores, owners, nll.cpu().double().numpy())
-            done += len(owners)
-            progress(done / total)
+
+    def read(rows, caches, ids, room):
+        """The states (R, T, C) of the tokens ids (R, T) after these rows of the caches, and the caches after them."""
+        caches = [branch(cache, rows, room) for cache in caches]
+        return model.hidden(ids.to(device), caches), caches
+
+    for level in batches(heads, batch_tokens):
+        n, roots = len(level[0]), [LayerCache(0) for _ in model.blocks]
+        if n:
+            _, roots = read([], roots, torch.tensor(level), n)
+        rests = [(row, context) for row, head in enumerate(level) for context in heads[head]]
+        done += n * len(level)
+        for part in batches(rests, batch_tokens, lambda rest: len(rest[1])):
+            rows, contexts = map(list, zip(*part))
+            P = len(contexts[0])
+            last, caches = read(rows, roots, torch.tensor(contexts)[:, n:], P)           # (B, P - n, C)
+            ends = [(row, i, torch.tensor(ids)) for row, of in enumerate(contexts) for i, ids in followers[of]]
+            done += (P - n) * len(contexts)
+            for part in batches(ends, batch_tokens, lambda end: len(end[2]), LEAST):
+                rows, numbers, ids = map(list, zip(*part))
+                idx = pad_sequence(ids, batch_first=True, padding_value=-1).to(device)   # (R, T)
+                real, h = idx >= 0, last[rows, -1:]                                      # (R, T), (R, 1, C)
+                if idx.size(1) > 1:
+                    more, _ = read(rows, caches, idx[:, :-1].clamp(min=0), P + idx.size(1) - 1)
+                    h = torch.cat((h, more), 1)                                          # (R, T, C)
+                nll = model.tokens.nll(h[real][None], idx[real][None])[0].sum(-1)        # (tokens)
+                owners = np.repeat(numbers, [len(of) for of in ids])
+                np.subtract.at(scores, owners, nll.cpu().double().numpy())
+                done += len(owners)
+                progress(done / total)
     return scores
 
 
@@ -296,7 +331,8 @@ def evaluate(model, encoding, items, batch_tokens=4096, progress=lambda done: No
             text = encoding.decode_bytes(continuation[:20]).decode(errors='replace')
             sys.exit(f'{text!r}...: a choice of {len(continuation)} tokens; '
                      f'this model reads 1 to {model.config.block_size}')
-    scores = iter(log_probs(model, pairs, batch_tokens, progress).tolist())
+    groups = [item.group for item in items for _ in item.choices]
+    scores = iter(log_probs(model, pairs, groups, batch_tokens, progress).tolist())
     scores = [list(itertools.islice(scores, len(item.choices))) for item in items]
     return metrics(items, scores), scores
 
