@@ -1,8 +1,10 @@
 """What the tests of the scripts share: a small text, and a way to run a script as a user does."""
+import multiprocessing
 import os
 import pathlib
-import subprocess
+import runpy
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ['--n_layer=2', '--n_head=2', '--n_kv_head=1', '--n_embd=32', '--d_ff=64', '--block_size=32',
@@ -10,11 +12,40 @@ SMALL = ['--n_layer=2', '--n_head=2', '--n_kv_head=1', '--n_embd=32', '--d_ff=64
          '--log_interval=5']
 
 
-def run(cwd, script, *args, **kwargs):
+# a Python that has imported what takes long, and forks for each script
+forks = multiprocessing.get_context('forkserver')
+forks.set_forkserver_preload(['torch._dynamo', 'torch.utils.flop_counter', 'torch.optim.swa_utils', 'tiktoken', 'requests'])
+
+
+def script_process(cwd, path, args, env, first):
+    """A process of run(): first(), then as `python path *args` in folder cwd."""
+    for fd, (name, mode) in enumerate({'in': 'r', 'out': 'w', 'err': 'w'}.items()):
+        with open(f'{env["FILES"]}/{name}', mode) as file:
+            os.dup2(file.fileno(), fd)
+        setattr(sys, f'std{name}', open(fd, mode, 1 if fd == 2 else -1, encoding='utf-8'))
+    os.chdir(cwd)
+    os.environ.update(env)
+    sys.argv, sys.path[:0] = [path, *args], [os.path.dirname(path)]
+    import torch
+    torch.set_num_threads(1)
+    first()
+    try:
+        runpy.run_path(path, run_name='__main__')
+    except Exception:
+        sys.excepthook(*sys.exc_info())   # which a script may have set
+        sys.exit(1)
+
+
+def run(cwd, script, *args, input='', first=list):
     """Run a script of the repository in folder cwd; (exit status, stdout, stderr)."""
-    done = subprocess.run([sys.executable, str(ROOT / script), *args], cwd=cwd, text=True, capture_output=True,
-                          encoding='utf-8', env={**os.environ, 'OMP_NUM_THREADS': '1'}, **kwargs)
-    return done.returncode, done.stdout, done.stderr
+    with tempfile.TemporaryDirectory() as files:
+        files = pathlib.Path(files)
+        (files / 'in').write_text(input, encoding='utf-8')
+        process = forks.Process(target=script_process, args=(
+            cwd, str(ROOT / script), args, {**os.environ, 'OMP_NUM_THREADS': '1', 'FILES': str(files)}, first))
+        process.start()
+        process.join()
+        return process.exitcode, *((files / name).read_text(encoding='utf-8') for name in ('out', 'err'))
 
 
 def fails_in_one_line(result, *words):

@@ -1,4 +1,5 @@
 """Text -> token files: lossless, whole or absent, split by the text alone."""
+import functools
 import gzip
 import json
 import os
@@ -264,8 +265,8 @@ def test_a_broken_gzip_file_is_named(tmp_path):
 def test_a_full_disk_leaves_the_old_data_whole_and_nothing_else(mine):
     data = mine[0]
     before = {file.name: file.read_bytes() for file in data.iterdir()}
-    result = prepare(data.parent.parent, '--input=story.txt', preexec_fn=lambda: resource.setrlimit(
-        resource.RLIMIT_FSIZE, (20000, 20000)))
+    result = prepare(data.parent.parent, '--input=story.txt',
+                     first=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20000, 20000)))
     fails_in_one_line(result, 'large')   # the system's own words
     assert {file.name: file.read_bytes() for file in data.iterdir()} == before
     assert os.listdir(data.parent) == ['mine-bpe300']
