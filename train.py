@@ -12,6 +12,7 @@ dataset = 'pydocs'             # data/<dataset>-<tokenizer>/, made by prepare_wi
 tokenizer = 'bpe4096'          # bpe<N>, gpt2, gpt2-16 or byte
 data_dir = 'data'              # where the data sets are
 out_dir = 'out/quick'          # for ckpt.pt (last), best.pt, log.csv
+train_tokens = 0               # of each data set, train on its first so many only; 0 is all
 # model
 block_size = 256               # context, in tokens
 n_layer = 4                    # blocks of attention and feed-forward
@@ -62,11 +63,12 @@ device = 'auto'                # cuda, mps or cpu; auto takes the first of them 
 dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 compile = False                # torch.compile, on CUDA only
 
-from configurator import FORMAT, Progress, configure, load_checkpoint, pick_device
+from configurator import FORMAT, Progress, configure, load_checkpoint, peak_memory, pick_device
 settings, given = configure(
     globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test',
                            schedule='cosine wsd', dtype='auto bfloat16 float32'), at_least={
-        0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters decay_share final_lr ema stride eval_mc seed',
+        0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters decay_share final_lr ema stride eval_mc seed '
+           'train_tokens',
         1: 'max_iters batch_size grad_accum eval_interval eval_tokens log_interval', 2: 'block_size'})
 
 import csv
@@ -89,6 +91,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 import prepare_wiki
+from download import write_whole
 from model import GPT, Config
 
 # -----------------------------------------------------------------------------------------------
@@ -97,7 +100,8 @@ from model import GPT, Config
 out, checkpoint = pathlib.Path(out_dir), None
 if init_from == 'resume' or eval_only:
     checkpoint = load_checkpoint(out / ('best.pt' if eval_only else 'ckpt.pt'))
-    kept = (*checkpoint['config'], 'dataset', 'tokenizer', 'optimizer', 'weight_decay', 'beta2', 'ema', 'counts', 'seed')
+    kept = (*checkpoint['config'], 'dataset', 'tokenizer', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema',
+            'counts', 'seed')
     for name, value in checkpoint['settings'].items():
         if name not in (*given, 'out_dir'):
             globals()[name] = settings[name] = value
@@ -156,7 +160,7 @@ if any(other['tokenizer'] != meta['tokenizer'] for _, other in others):
 
 
 def open_split(folder, meta, split):
-    tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')
+    tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')[:split == 'train' and train_tokens or None]
     if len(tokens) <= block_size:
         sys.exit(f'{folder}/{split}.bin has {len(tokens)} tokens and one block needs {block_size + 1}: '
                  'give more text, or a smaller --block_size')
@@ -294,7 +298,7 @@ if eval_only:
     units = {unit: sum(meta['splits'][split][f'{unit}s'] for _, meta in sets) for unit in ('byte', 'char', 'word')}
     say('perplexity: ' + ', '.join(f'{np.exp(np.float64(total / n)):.4g} per {unit}' for unit, n in units.items()))
     sys.exit()
-train_has = {unit: sum(meta['splits']['train'][unit] for _, meta in sets) for unit in ('tokens', 'bytes')}
+n_train = sum(len(order.tokens) for order in orders)
 step_tokens = batch_size * grad_accum * block_size
 step_bytes = step_tokens * sum(share * meta['splits']['train']['bytes'] / meta['splits']['train']['tokens']
                                for share, (_, meta) in zip(shares, sets))
@@ -303,9 +307,9 @@ with FlopCounterMode(display=False) as counter, torch.no_grad():
 raw_model.train()
 flops = 3 * counter.get_total_flops() / block_size   # the backward pass costs two forward passes
 say(f'training costs {flops / 1e6:,.1f} million floating-point operations a token')
-say(f"data: {', '.join(str(folder) for folder, _ in sets)}: {train_has['tokens']:,} tokens of "
-    f"{train_has['bytes'] / train_has['tokens']:.2f} bytes; {max_iters} steps of {step_tokens:,} tokens are "
-    f"{max_iters * step_tokens / train_has['tokens']:.1f} epochs")
+say(f"data: {', '.join(str(folder) for folder, _ in sets)}: {n_train:,} tokens of "
+    f"{step_bytes / step_tokens:.2f} bytes; {max_iters} steps of {step_tokens:,} tokens are "
+    f"{max_iters * step_tokens / n_train:.1f} epochs")
 questions = []   # for multiple choice on the way
 if eval_mc and master:
     import eval_mc as multiple_choice
@@ -384,8 +388,8 @@ def held_out():
 
 
 def log(**values):
-    values = dict(iter=it, tokens=it * step_tokens, bytes=round(it * step_bytes), epoch=it * step_tokens / train_has['tokens'],
-                  seconds=time.time() - start, **values)
+    values = dict(iter=it, tokens=it * step_tokens, bytes=round(it * step_bytes),
+                  epoch=it * step_tokens / n_train, seconds=time.time() - start, **values)
     values = {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in values.items()}
     if master:
         with log_file.open('a', newline='') as file:
@@ -472,10 +476,11 @@ if master:
     text = b''.join(spelling[i] for i in held[:2**21].tolist())   # more would take minutes
     print(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {8 * len(gzip.compress(text, 9)) / len(text):.3f}'
           f' for the same text{", its first megabytes" * (len(held) > 2**21)}')
-    result = dict(val_bpb=bpb, best_bpb=best, tokens=it * step_tokens, bytes=round(it * step_bytes), seconds=time.time() - start,
-                  flops_per_token=flops, parameters=parts, settings=settings, machine=machine)
-    (out / 'result.json').write_text(json.dumps(result, indent=1), encoding='utf-8')
-    print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes')
+    result = dict(val_bpb=bpb, best_bpb=best, tokens=it * step_tokens, bytes=round(it * step_bytes),
+                  seconds=time.time() - start, flops_per_token=flops, parameters=parts, settings=settings,
+                  machine=machine, peak_memory=(memory := peak_memory(device)))
+    write_whole(out / 'result.json', json.dumps(result, indent=1).encode())   # that it is there says: finished
+    print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes, {memory / 1e9:.1f} GB at most')
     print(f'next: python sample.py --out_dir={out_dir} --prompt="A list is"')
 if world > 1:
     dist.destroy_process_group()

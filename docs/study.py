@@ -1,10 +1,10 @@
 """
 Experiments side by side, over seeds: one command runs a study, or goes on where it was stopped.
 
-    python docs/study.py --study=embedding --dataset=enwiki      # how enwiki was prepared: README
+    python docs/study.py --study=embedding --dataset=simplewiki
     python docs/study.py --study=sharing --more="--device=cpu --max_iters=50"
 
-Each run is `python train.py FLAGS --seed=S --out_dir=out/<study>/<name>-S`. What came of them goes to
+Each run is `python train.py FLAGS --seed=S --out_dir=out/study/<name>-S`. What came of them goes to
 docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table) and, with matplotlib, assets/<study>.png.
 """
 study = 'embedding'      # embedding, sharing, dropout or schedule: see STUDIES
@@ -29,10 +29,14 @@ from configurator import configure
 configure(globals(), at_least={1: 'seeds'})
 signal.signal(signal.SIGINT, lambda *_: None)   # Ctrl-C is train.py's, which saves; its exit status tells us
 
-# 450 steps of about 9 kB of text, whatever the tokenizer, with about 1.1 kB of context; 4 layers of width 192
+# embedding: 450 steps of about 9 kB of text, whatever the tokenizer, with about 1.1 kB of context; the others: 200
+# steps. 4 layers of width 192. A run that two studies name is run once.
 SMALL = dict(max_iters=450, eval_interval=50, eval_tokens=32768, log_interval=50)
 GPT2, BPE = SMALL | dict(tokenizer='gpt2-16', block_size=256), SMALL | dict(tokenizer='bpe8192', block_size=308)
 POOL = GPT2 | dict(embedding='byte_pool')
+BASE = POOL | dict(max_iters=200)
+AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
+DROPOUTS = {'constant': 0.1, 'early linear': [(0, 0.1), (67, 0)], 'late': [(133, 0), (134, 0.1)]}
 STUDIES = dict(
     embedding={
         'byte_pool': POOL,
@@ -42,27 +46,27 @@ STUDIES = dict(
         'bytes': SMALL | dict(tokenizer='byte', block_size=1124),
         'byte_pool, no counts': POOL | dict(counts=False),
         'gpt2 softmax, no counts': GPT2 | dict(counts=False)},
-    sharing={   # the same shape costs the same FLOPs; wide: as many parameters in the core as none, and more FLOPs
-        'none': POOL,
-        'ffn': POOL | dict(share='ffn'),
-        'ffn, wide': POOL | dict(share='ffn', d_ff=2304),
-        'ffn + LoRA': POOL | dict(share='ffn', lora_rank=16),
-        'block': POOL | dict(share='block'),
-        'block, wide': POOL | dict(share='block', n_embd=384, d_ff=1152, n_head=12, n_kv_head=12),
-        'block x 2': POOL | dict(share='block', share_every=2),
-        'block + LoRA': POOL | dict(share='block', lora_rank=16)},
-    dropout={f'{name}, {steps} steps': BPE | dict(max_iters=steps, dropout=points)   # 1 and 10 epochs of 900 kB
-             for steps in (100, 1000) for name, points in {
-                 'none': 0.0, 'constant': 0.1, 'early linear': [(0, 0.1), (steps // 3, 0)],
-                 'late': [(steps * 2 // 3, 0), (steps * 2 // 3 + 1, 0.1)]}.items()},
-    schedule={'cosine': POOL, 'wsd': POOL | dict(schedule='wsd'), 'wsd + ema': POOL | dict(schedule='wsd', ema=0.95)})
+    sharing={   # the same shape costs the same FLOPs; thin, narrow and wide are for as many parameters
+        'base': BASE,
+        'base, thin ffn': BASE | dict(d_ff=144),                                        # as many as ffn
+        'base, narrow': BASE | dict(n_embd=96, d_ff=288, n_head=3, n_kv_head=3),        # as many as block
+        'ffn': BASE | dict(share='ffn'),
+        'ffn, wide': BASE | dict(share='ffn', d_ff=2304),                               # as many as base
+        'ffn + LoRA': BASE | dict(share='ffn', lora_rank=16),
+        'block': BASE | dict(share='block'),
+        'block x 2': BASE | dict(share='block', share_every=2),
+        'block + LoRA': BASE | dict(share='block', lora_rank=16)},
+    schedule={'base': BASE, 'wsd': BASE | dict(schedule='wsd'), 'wsd + ema': BASE | dict(schedule='wsd', ema=0.95)},
+    dropout={'base': BASE} | {f'dropout {name}': BASE | dict(dropout=p) for name, p in DROPOUTS.items()} |
+            {'10 epochs': AGAIN} | {f'10 epochs, dropout {name}': AGAIN | dict(dropout=p) for name, p in DROPOUTS.items()} |
+            {'10 epochs, dropout, decay, ema': AGAIN | dict(dropout=0.1, weight_decay=0.8, ema=0.95)})
 if study not in STUDIES:
     sys.exit(f'study={study} is none of {", ".join(STUDIES)}')
 runs = {name: settings for name, settings in STUDIES[study].items() if only in ('', name)}
 
 
 def folder(name, seed):
-    return ROOT / 'out' / study / f'{name}-{seed}'.replace(' ', '_').replace(',', '')
+    return ROOT / 'out/study' / f'{name}-{seed}'.replace(' ', '_').replace(',', '')
 
 
 for seed in range(1337, 1337 + seeds) if not table else ():
@@ -87,25 +91,28 @@ for name in STUDIES[study]:
     for seed in range(1337, 1337 + 100):
         file = folder(name, seed) / 'result.json'
         if file.exists():
-            results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')))
-            for row in csv.DictReader((folder(name, seed) / 'log.csv').open()):
-                if row['val_bpb']:
-                    lines.append([name, seed, *(row[key] for key in ('iter', 'tokens', 'bytes', 'seconds', 'val_bpb'))])
+            rows = [row for row in csv.DictReader((folder(name, seed) / 'log.csv').open()) if row['val_bpb']]
+            lines += [[name, seed, *(row[key] for key in ('iter', 'tokens', 'bytes', 'seconds', 'val_bpb'))] for row in rows]
+            results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')) | dict(
+                lowest=min(float(row['val_bpb']) for row in rows)))
 if not results:
     sys.exit(f'study={study}: no run is finished yet')
 with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
     csv.writer(file).writerows([['name', 'seed', 'iter', 'tokens', 'bytes', 'seconds', 'val_bpb'], *lines])
 
-text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | minutes | bits per byte (range, seeds) |',
-        '|---|---:|---:|---:|---:|---:|---:|']
+text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | lowest on the way | bits per byte (range, seeds) |',
+        '|---|---:|---:|---:|---:|---:|---:|---:|---:|']
 for name, found in results.items():
     one, bpb = found[0], [result['val_bpb'] for result in found]
     ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
+    memory = f'{one["peak_memory"] / 1e9:.1f}' if 'peak_memory' in one else '–'   # not measured by older runs
     text.append(f'| {name} | {sum(one["parameters"].values()) / 1e6:.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
-                f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | '
+                f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | {memory} | '
                 f'{statistics.mean(result["seconds"] for result in found) / 60:.1f} | '
+                f'{statistics.mean(result["lowest"] for result in found):.3f} | '
                 f'{statistics.mean(bpb):.3f} ({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |')
-text.append(f'\n{one["machine"]}; data {one["settings"]["dataset"]}')
+text.append(f'\n{one["machine"]}; data {one["settings"]["dataset"]}. At the end all held-out text counts; lowest on the way is '
+            f'the best of the evaluations, of its first {one["settings"]["eval_tokens"]:,} tokens.')
 (ROOT / f'docs/{study}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
 print('\n'.join(text))
 
@@ -120,9 +127,11 @@ for i, name in enumerate(results):
         for panel, x, unit in zip(panels, (size, seconds), (1e6, 60)):
             panel.plot([float(v) / unit for v in x][1:], [float(v) for v in bpb][1:], color=f'C{i}', lw=1,
                        label=name if seed == 1337 else None)
-panels[0].set(xlabel='text read, MB', ylabel='held-out bits per byte')
+lowest = min(float(line[-1]) for line in lines)
+panels[0].set(xlabel='text read, MB', ylabel='held-out bits per byte',
+              ylim=(0.98 * lowest, 1.25 * lowest))   # a curve far above would flatten the others
 panels[1].set(xlabel='minutes, held-out evaluations included')
-panels[0].legend(frameon=False)
-figure.tight_layout()
+figure.legend(*panels[0].get_legend_handles_labels(), loc='upper center', ncols=5, fontsize=8, frameon=False)
+figure.tight_layout(rect=(0, 0, 1, 0.9))
 (ROOT / 'assets').mkdir(exist_ok=True)
 figure.savefig(ROOT / f'assets/{study}.png', dpi=120)

@@ -1,5 +1,6 @@
 """train.py and sample.py as a user runs them, on a tiny model and a small text."""
 import csv
+import functools
 import json
 import math
 import re
@@ -45,9 +46,10 @@ def trained(tmp_path_factory):
 
 def test_a_run_tells_what_it_does_and_ends_with_what_to_do_next(trained):
     folder, out = trained
-    L, T, kv, C, d_ff, H = 2, 32, 16, 32, 64, 2   # each product of n x k with k x m is 2 n k m operations
+    L, T, kv, C, d_ff = 2, 32, 16, 32, 64   # each product of n x k with k x m is 2 n k m operations
     flops = 3 * (L * (2 * (2 * C * C + 2 * C * kv + 3 * C * d_ff) + 2 * 2 * T * C) + 2 * C * 300)
     result = json.loads((folder / 'out/a/result.json').read_text())
+    assert 1e8 < result['peak_memory'] < 1e10
     assert result['flops_per_token'] == flops and result['tokens'] == 20 * 4 * 32
     assert f"held out: {result['val_bpb']:.3f} bits" in out and result['best_bpb'] <= result['val_bpb'] + 1e-3
     for words in ('parameters: ', 'epochs', 'tokens/s', 'left', 'bits per byte', 'gzip -9', 'continued',
@@ -160,6 +162,16 @@ def test_a_mix_reads_its_data_sets_in_proportion_evenly(trained):
     fails_in_one_line(train(folder, '--dataset=mine:3,other:0'), 'mine:3,other:0')
 
 
+def test_a_run_may_be_given_little_of_the_text(trained):
+    folder, _ = trained
+    assert '2.1 epochs' in train(folder, '--train_tokens=600', '--max_iters=10', '--out_dir=out/little')[1]
+    state, seen = load(folder / 'out/little/ckpt.pt'), np.fromfile(folder / 'data/mine-bpe300/train.bin', '<u2')[:600]
+    assert state['model']['tokens.counts'].tolist() == np.bincount(seen, minlength=300).tolist()
+    (epoch, read), = state['order']
+    assert epoch == 2 and 17 * 2 + read <= 40 <= 18 * 2 + read   # blocks of 32
+    fails_in_one_line(train(folder, '--train_tokens=32'), '32 tokens')
+
+
 def test_the_learning_rate_follows_its_schedule_and_the_average_is_one_of_the_weights(trained):
     folder, states = trained[0], []
     args = ['--schedule=wsd', '--decay_share=0.5', '--warmup_iters=1', '--ema=0.5', '--eval_interval=1']
@@ -204,11 +216,11 @@ def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained
             f' --data_dir={trained[0] / "data"}']
     shutil.copytree(trained[0] / 'data', tmp_path / 'data')
     one = run(tmp_path, tmp_path / 'docs/study.py', *args, '--only=a')
-    assert (tmp_path / 'out/few/a-1338/result.json').exists() and not (tmp_path / 'out/few/b_2-1337').exists(), one
-    stamp = (tmp_path / 'out/few/a-1337/result.json').stat().st_mtime_ns
+    assert (tmp_path / 'out/study/a-1338/result.json').exists() and not (tmp_path / 'out/study/b_2-1337').exists(), one
+    stamp = (tmp_path / 'out/study/a-1337/result.json').stat().st_mtime_ns
     _, out, _ = run(tmp_path, tmp_path / 'docs/study.py', *args)
-    assert (tmp_path / 'out/few/a-1337/result.json').stat().st_mtime_ns == stamp   # not again
-    bpb = [json.loads((tmp_path / f'out/few/b_2-{seed}/result.json').read_text())['val_bpb'] for seed in (1337, 1338)]
+    assert (tmp_path / 'out/study/a-1337/result.json').stat().st_mtime_ns == stamp   # not again
+    bpb = [json.loads((tmp_path / f'out/study/b_2-{seed}/result.json').read_text())['val_bpb'] for seed in (1337, 1338)]
     table = (tmp_path / 'docs/few.md').read_text()
     assert f'{sum(bpb) / 2:.3f} ({min(bpb):.3f} to {max(bpb):.3f}, 2)' in table and table.strip() in out
     assert len((tmp_path / 'docs/few.csv').read_text().splitlines()) == 1 + 4 * 2
@@ -280,7 +292,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(trained):
     before = (folder / 'out/full/ckpt.pt').read_bytes()
     limit = len(before) // 2
     result = run(folder, 'train.py', '--out_dir=out/full', '--init_from=resume', '--max_iters=30',
-                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+                 first=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)))
     fails_in_one_line(result, 'out/full/ckpt.pt', 'not written')
     assert (folder / 'out/full/ckpt.pt').read_bytes() == before
     assert not list((folder / 'out/full').glob('*.part'))
