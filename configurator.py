@@ -171,7 +171,8 @@ def pick_device(name='auto', dtype='auto', local_rank=0):
 
 
 def peak_memory(device):
-    """The most bytes that this process has held so far: of the GPU's memory, else of the machine's; nan on Windows."""
+    """The most bytes that this process has held so far: tensors on a GPU, else all memory, what it has read
+    of mapped files included; nan on Windows."""
     if device.type == 'cuda':
         import torch
         return torch.cuda.max_memory_allocated(device)

@@ -247,78 +247,52 @@ def batches(sequences, tokens, length=len, least=1):
             yield batch
             batch = []
         batch.append(sequence)
-    yield batch
+    if batch:
+        yield batch
 
 
 def branch(cache, rows, room):
     """These rows of a cache, each as often as it is named, with room for more tokens."""
     new = LayerCache(room)
-    if cache.length:
-        new.append(cache.k[rows], cache.v[rows])
+    new.append(cache.k[rows], cache.v[rows])
     return new
 
 
-def common_heads(group_of):
-    """{a head: the contexts that begin with it}, for {context: group}: a group's is what all of its contexts begin
-    with, and at least a token less than any; nothing, for those of no group."""
-    heads = collections.defaultdict(list)
-    for group, contexts in itertools.groupby(sorted(group_of, key=group_of.get), group_of.get):
-        contexts = list(contexts)
-        n = min(len(os.path.commonprefix(contexts)), len(min(contexts, key=len)) - 1)
-        heads[contexts[0][:n if group and contexts[1:] else 0]] += contexts
-    return heads
-
-
 @torch.no_grad()
-def log_probs(model, pairs, groups, batch_tokens=4096, progress=lambda done: None):
+def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
     """log p(continuation | context), in nats, of each pair of lists of token ids.
-    What the contexts of a group begin with is read once, and a context once, whatever may follow it, together with
-    others of its length. Its last state predicts the first token of each continuation; its keys and values are there
-    for the rest. Padding stands only after a continuation, where nothing sees it, in batches that would be tiny
-    without; it is never scored."""
-    most, device = model.config.block_size, model.norm.weight.device
-    followers, group_of = collections.defaultdict(list), {}
-    for i, ((context, continuation), group) in enumerate(zip(pairs, groups, strict=True)):
+    A context is read once, whatever may follow it, together with others of its length. Its last state predicts the
+    first token of each continuation; its keys and values are there for the rest. Padding stands only in batches that
+    would be tiny without, at an end where nothing sees it: after a continuation, or after a context that is followed
+    by single tokens. It is never scored."""
+    most, device, followers = model.config.block_size, model.norm.weight.device, collections.defaultdict(list)
+    for i, (context, continuation) in enumerate(pairs):
         ids = (*context, *continuation)[-most - 1:]   # the last one is predicted, not read
-        context = ids[:-len(continuation)]
-        followers[context].append((i, ids[-len(continuation):]))
-        group_of[context] = group if len(ids) <= most else ''   # cut at the left, it begins as no other does
-    heads = common_heads(group_of)
-    total = sum(map(len, heads)) + sum(
-        len(context) - len(head) + sum(len(ids) for _, ids in followers[context])
-        for head, contexts in heads.items() for context in contexts)
+        followers[ids[:-len(continuation)]].append((i, ids[-len(continuation):]))
+    total = sum(len(context) + sum(len(ids) for _, ids in ends) for context, ends in followers.items())
     scores, done = np.zeros(len(pairs)), 0
     model.tokens.freeze()
-
-    def read(rows, caches, ids, room):
-        """The states (R, T, C) of the tokens ids (R, T) after these rows of the caches, and the caches after them."""
-        caches = [branch(cache, rows, room) for cache in caches]
-        return model.hidden(ids.to(device), caches), caches
-
-    for level in batches(heads, batch_tokens):
-        n, roots = len(level[0]), [LayerCache(0) for _ in model.blocks]
-        if n:
-            _, roots = read([], roots, torch.tensor(level), n)
-        rests = [(row, context) for row, head in enumerate(level) for context in heads[head]]
-        done += n * len(level)
-        for part in batches(rests, batch_tokens, lambda rest: len(rest[1])):
-            rows, contexts = map(list, zip(*part))
-            P = len(contexts[0])
-            last, caches = read(rows, roots, torch.tensor(contexts)[:, n:], P)           # (B, P - n, C)
-            ends = [(row, i, torch.tensor(ids)) for row, of in enumerate(contexts) for i, ids in followers[of]]
-            done += (P - n) * len(contexts)
-            for part in batches(ends, batch_tokens, lambda end: len(end[2]), LEAST):
-                rows, numbers, ids = map(list, zip(*part))
-                idx = pad_sequence(ids, batch_first=True, padding_value=-1).to(device)   # (R, T)
-                real, h = idx >= 0, last[rows, -1:]                                      # (R, T), (R, 1, C)
-                if idx.size(1) > 1:
-                    more, _ = read(rows, caches, idx[:, :-1].clamp(min=0), P + idx.size(1) - 1)
-                    h = torch.cat((h, more), 1)                                          # (R, T, C)
-                nll = model.tokens.nll(h[real][None], idx[real][None])[0].sum(-1)        # (tokens)
-                owners = np.repeat(numbers, [len(of) for of in ids])
-                np.subtract.at(scores, owners, nll.cpu().double().numpy())
-                done += len(owners)
-                progress(done / total)
+    single = {context for context, ends in followers.items() if all(len(ids) == 1 for _, ids in ends)}
+    alike = batches(followers.keys() - single, batch_tokens)
+    for contexts in (*alike, *batches(single, batch_tokens, least=4 * LEAST)):
+        lengths = torch.tensor([len(context) for context in contexts])
+        P, caches = len(contexts[0]), [LayerCache(len(contexts[0])) for _ in model.blocks]
+        idx = pad_sequence([torch.tensor(context) for context in contexts], batch_first=True)
+        last = model.hidden(idx.to(device), caches)[range(len(contexts)), lengths - 1, None]   # (B, P) -> (B, 1, C)
+        ends = [(row, i, torch.tensor(ids)) for row, of in enumerate(contexts) for i, ids in followers[of]]
+        done += lengths.sum().item()
+        for part in batches(ends, batch_tokens, lambda end: len(end[2]), LEAST):
+            rows, numbers, ids = map(list, zip(*part))
+            idx = pad_sequence(ids, batch_first=True, padding_value=-1).to(device)       # (R, T)
+            real, h = idx >= 0, last[rows]                                               # (R, T), (R, 1, C)
+            if idx.size(1) > 1:
+                longer = [branch(cache, rows, P + idx.size(1) - 1) for cache in caches]
+                h = torch.cat((h, model.hidden(idx[:, :-1].clamp(min=0), longer)), 1)    # (R, T, C)
+            nll = model.tokens.nll(h[real][None], idx[real][None])[0].sum(-1)            # (tokens)
+            owners = np.repeat(numbers, [len(of) for of in ids])
+            np.subtract.at(scores, owners, nll.cpu().double().numpy())
+            done += len(owners)
+            progress(done / total)
     return scores
 
 
@@ -331,8 +305,7 @@ def evaluate(model, encoding, items, batch_tokens=4096, progress=lambda done: No
             text = encoding.decode_bytes(continuation[:20]).decode(errors='replace')
             sys.exit(f'{text!r}...: a choice of {len(continuation)} tokens; '
                      f'this model reads 1 to {model.config.block_size}')
-    groups = [item.group for item in items for _ in item.choices]
-    scores = iter(log_probs(model, pairs, groups, batch_tokens, progress).tolist())
+    scores = iter(log_probs(model, pairs, batch_tokens, progress).tolist())
     scores = [list(itertools.islice(scores, len(item.choices))) for item in items]
     return metrics(items, scores), scores
 

@@ -1,7 +1,7 @@
 """
 The network: a Llama-style transformer over tokens ("modern transformer", arXiv 2405.14159 section 4).
 
-One call serves training, held-out evaluation and multiple choice alike:
+One call serves training and held-out evaluation alike, and multiple choice is made of its two halves:
     nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | everything up to idx)
 Generation reads token by token through a key/value cache: model.generate().
 
@@ -108,18 +108,17 @@ def causal_attention(q, k, v):
     """softmax(q k' / sqrt(K)) v, where the T queries are the last T of the S positions of k and v.
     q (B, H, T, K), k and v (B, H or fewer, S, K) -> (B, H, T, K)."""
     T, S = q.size(2), k.size(2)
-    if T == 1 or not q.is_cpu:
+    if T == 1 or not (q.is_cpu and T == S):
         mask = None if T in (1, S) else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S > 1, enable_gqa=True)
     # on a CPU, training with plain products takes half of the time of scaled_dot_product_attention,
     # if 128 queries at a time look at the keys up to their own and the rest is never computed
     k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
-    q, future, y = q * q.size(3)**-0.5, q.new_full((T, S), -math.inf).triu(S - T + 1), []
+    q, future, y = q * q.size(3)**-0.5, q.new_full((T, T), -math.inf).triu(1), []
     for start in range(0, T, 128):
         end = min(start + 128, T)
-        seen = S - T + end
-        scores = q[:, :, start:end] @ k[:, :, :seen].mT + future[start:end, :seen]   # (B, H, 128, seen)
-        y.append(scores.softmax(-1) @ v[:, :, :seen])                            # (B, H, 128, K)
+        scores = q[:, :, start:end] @ k[:, :, :end].mT + future[start:end, :end]   # (B, H, 128, end)
+        y.append(scores.softmax(-1) @ v[:, :, :end])                             # (B, H, 128, K)
     return torch.cat(y, dim=2)
 
 
@@ -525,12 +524,10 @@ class GPT(nn.Module):
 
     def tables(self):
         """The matrices that are AdamW's where Muon takes the others: those that are looked up or score symbols, and
-        LoRA's, which take Muon's steps badly (docs/sharing.md)."""
-        found = [self.tokens.head.weight]
-        for module in self.modules():
-            found += ([module.weight] if isinstance(module, nn.Embedding) else
-                      [module.A.weight, module.B] if isinstance(module, LoRA) else [])
-        return list(dict.fromkeys(found))   # a tied one once
+        LoRA's, which learn less well by Muon (README)."""
+        embeddings = [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
+        adapters = [p for module in self.modules() if isinstance(module, LoRA) for p in (module.A.weight, module.B)]
+        return list(dict.fromkeys([*embeddings, self.tokens.head.weight, *adapters]))   # a tied one once
 
     def forward(self, idx, targets):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""

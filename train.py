@@ -67,8 +67,8 @@ from configurator import FORMAT, Progress, configure, load_checkpoint, peak_memo
 settings, given = configure(
     globals(), one_of=dict(init_from='scratch resume', optimizer='adamw muon', split='val test',
                            schedule='cosine wsd', dtype='auto bfloat16 float32'), at_least={
-        0: 'learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters decay_share final_lr ema stride eval_mc seed '
-           'train_tokens',
+        0: 'train_tokens learning_rate muon_lr weight_decay beta2 grad_clip warmup_iters decay_share final_lr ema '
+           'stride eval_mc seed',
         1: 'max_iters batch_size grad_accum eval_interval eval_tokens log_interval', 2: 'block_size'})
 
 import csv
@@ -163,7 +163,7 @@ def open_split(folder, meta, split):
     tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')[:split == 'train' and train_tokens or None]
     if len(tokens) <= block_size:
         sys.exit(f'{folder}/{split}.bin has {len(tokens)} tokens and one block needs {block_size + 1}: '
-                 'give more text, or a smaller --block_size')
+                 f'give more text{" (--train_tokens)" * bool(train_tokens)}, or a smaller --block_size')
     return tokens
 
 
@@ -362,6 +362,8 @@ if master:
     out.mkdir(parents=True, exist_ok=True)
     for file in folder.glob('*.tiktoken'):   # so that sample.py needs nothing but out_dir
         shutil.copy(file, out)
+    if it < max_iters:
+        (out / 'result.json').unlink(missing_ok=True)   # of a shorter run
     rows = list(csv.reader(log_file.open())) if init_from == 'resume' and log_file.exists() else [COLUMNS]
     with open(f'{log_file}.part', 'w', newline='') as file:   # what came after the checkpoint will come again
         csv.writer(file).writerows(row for row in rows if row and (row[0] == 'iter' or it and int(row[0]) <= it))
@@ -480,7 +482,8 @@ if master:
                   seconds=time.time() - start, flops_per_token=flops, parameters=parts, settings=settings,
                   machine=machine, peak_memory=(memory := peak_memory(device)))
     write_whole(out / 'result.json', json.dumps(result, indent=1).encode())   # that it is there says: finished
-    print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes, {memory / 1e9:.1f} GB at most')
+    print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes, '
+          f'{memory / 1e9:.1f} GB at most')
     print(f'next: python sample.py --out_dir={out_dir} --prompt="A list is"')
 if world > 1:
     dist.destroy_process_group()

@@ -36,7 +36,7 @@ GPT2, BPE = SMALL | dict(tokenizer='gpt2-16', block_size=256), SMALL | dict(toke
 POOL = GPT2 | dict(embedding='byte_pool')
 BASE = POOL | dict(max_iters=200)
 AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
-DROPOUTS = {'constant': 0.1, 'early linear': [(0, 0.1), (67, 0)], 'late': [(133, 0), (134, 0.1)]}
+DROPOUTS = {'constant': 0.1, 'early linear': [[0, 0.1], [67, 0]], 'late': [[133, 0], [134, 0.1]]}
 STUDIES = dict(
     embedding={
         'byte_pool': POOL,
@@ -49,7 +49,7 @@ STUDIES = dict(
     sharing={   # the same shape costs the same FLOPs; thin, narrow and wide are for as many parameters
         'base': BASE,
         'base, thin ffn': BASE | dict(d_ff=144),                                        # as many as ffn
-        'base, narrow': BASE | dict(n_embd=96, d_ff=288, n_head=3, n_kv_head=3),        # as many as block
+        'base, narrow': BASE | dict(n_embd=96, d_ff=288, n_head=3, n_kv_head=3),        # as many in the core as block
         'ffn': BASE | dict(share='ffn'),
         'ffn, wide': BASE | dict(share='ffn', d_ff=2304),                               # as many as base
         'ffn + LoRA': BASE | dict(share='ffn', lora_rank=16),
@@ -58,11 +58,13 @@ STUDIES = dict(
         'block + LoRA': BASE | dict(share='block', lora_rank=16)},
     schedule={'base': BASE, 'wsd': BASE | dict(schedule='wsd'), 'wsd + ema': BASE | dict(schedule='wsd', ema=0.95)},
     dropout={'base': BASE} | {f'dropout {name}': BASE | dict(dropout=p) for name, p in DROPOUTS.items()} |
-            {'10 epochs': AGAIN} | {f'10 epochs, dropout {name}': AGAIN | dict(dropout=p) for name, p in DROPOUTS.items()} |
-            {'10 epochs, dropout, decay, ema': AGAIN | dict(dropout=0.1, weight_decay=0.8, ema=0.95)})
+            {'10 epochs': AGAIN, **{f'10 epochs, dropout {name}': AGAIN | dict(dropout=p) for name, p in DROPOUTS.items()},
+             '10 epochs, dropout, decay, ema': AGAIN | dict(dropout=0.1, weight_decay=0.8, ema=0.95)})
 if study not in STUDIES:
     sys.exit(f'study={study} is none of {", ".join(STUDIES)}')
 runs = {name: settings for name, settings in STUDIES[study].items() if only in ('', name)}
+if not runs:
+    sys.exit(f'only={only} is none of {"; ".join(STUDIES[study])}')
 
 
 def folder(name, seed):
@@ -72,35 +74,41 @@ def folder(name, seed):
 for seed in range(1337, 1337 + seeds) if not table else ():
     for name, settings in runs.items():
         out = folder(name, seed)
-        given = dict(settings, dataset=dataset, seed=seed, out_dir=out) | dict(
+        flags = dict(dataset=dataset, seed=seed) | settings | dict(
             flag.removeprefix('--').split('=', 1) for flag in more.split())
-        if (out / 'result.json').exists():
-            old = json.loads((out / 'result.json').read_text(encoding='utf-8'))['settings']
-            if wrong := [key for key, value in given.items() if str(old[key]) != str(value)]:
+        flags = json.loads(json.dumps(flags))   # as they will be read again
+        asked, begun, ended = (out / file for file in ('flags.json', 'ckpt.pt', 'result.json'))
+        if begun.exists() or ended.exists():
+            old = json.loads(asked.read_text(encoding='utf-8'))
+            if wrong := [key for key in {**old, **flags} if old.get(key) != flags.get(key)]:
                 sys.exit(f'{out}: was run with another {", ".join(wrong)}; move it away')
+        if ended.exists():
             continue
         print(f'--- {name}, seed {seed}', flush=True)
-        command = [f'--{key}={value}' for key, value in given.items()]
-        command += ['--init_from=resume'] * (out / 'ckpt.pt').exists()
-        if subprocess.run([sys.executable, ROOT / 'train.py', *command], cwd=ROOT).returncode:
-            sys.exit(f'{name}, seed {seed}: stopped; the same command goes on from here')
+        out.mkdir(parents=True, exist_ok=True)
+        asked.write_text(json.dumps(flags), encoding='utf-8')
+        command = [f'--{key}={value}' for key, value in (flags | dict(out_dir=out)).items()]
+        command += ['--init_from=resume'] * begun.exists()
+        if status := subprocess.run([sys.executable, ROOT / 'train.py', *command], cwd=ROOT).returncode:
+            sys.exit(f'{name}, seed {seed}: ' + ('stopped; the same command goes on' if status == 130 else 'failed'))
 
-results = {}   # name: its results, a seed each
-lines = []
+COLUMNS = 'iter', 'tokens', 'bytes', 'seconds', 'val_bpb'
+results, lines = {}, []   # {name: its results, a seed each}, [[name, seed, *COLUMNS]]
 for name in STUDIES[study]:
     for seed in range(1337, 1337 + 100):
         file = folder(name, seed) / 'result.json'
         if file.exists():
             rows = [row for row in csv.DictReader((folder(name, seed) / 'log.csv').open()) if row['val_bpb']]
-            lines += [[name, seed, *(row[key] for key in ('iter', 'tokens', 'bytes', 'seconds', 'val_bpb'))] for row in rows]
+            lines += [[name, seed, *(row[key] for key in COLUMNS)] for row in rows]
             results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')) | dict(
                 lowest=min(float(row['val_bpb']) for row in rows)))
 if not results:
     sys.exit(f'study={study}: no run is finished yet')
 with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
-    csv.writer(file).writerows([['name', 'seed', 'iter', 'tokens', 'bytes', 'seconds', 'val_bpb'], *lines])
+    csv.writer(file).writerows([['name', 'seed', *COLUMNS], *lines])
 
-text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | lowest on the way | bits per byte (range, seeds) |',
+text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | lowest on the way | '
+        'bits per byte (range, seeds) |',
         '|---|---:|---:|---:|---:|---:|---:|---:|---:|']
 for name, found in results.items():
     one, bpb = found[0], [result['val_bpb'] for result in found]
@@ -110,9 +118,12 @@ for name, found in results.items():
                 f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | {memory} | '
                 f'{statistics.mean(result["seconds"] for result in found) / 60:.1f} | '
                 f'{statistics.mean(result["lowest"] for result in found):.3f} | '
-                f'{statistics.mean(bpb):.3f} ({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |')
-text.append(f'\n{one["machine"]}; data {one["settings"]["dataset"]}. At the end all held-out text counts; lowest on the way is '
-            f'the best of the evaluations, of its first {one["settings"]["eval_tokens"]:,} tokens.')
+                f'{statistics.mean(bpb):.3f} ' +
+                (f'({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |' if bpb[1:] else '(1 seed) |'))
+every = [result for found in results.values() for result in found]
+text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]}' for result in every}),
+         f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
+         'compare that among runs with one tokenizer.']
 (ROOT / f'docs/{study}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
 print('\n'.join(text))
 

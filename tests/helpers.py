@@ -18,7 +18,7 @@ forks.set_forkserver_preload(['torch._dynamo', 'torch.utils.flop_counter', 'torc
 
 
 def script_process(cwd, path, args, env, first):
-    """A process of run(): first(), then as `python path *args` in folder cwd."""
+    """A process of run(): first(), then much as `python path *args` in folder cwd."""
     for fd, (name, mode) in enumerate({'in': 'r', 'out': 'w', 'err': 'w'}.items()):
         with open(f'{env["FILES"]}/{name}', mode) as file:
             os.dup2(file.fileno(), fd)

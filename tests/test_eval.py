@@ -13,6 +13,7 @@ import zipfile
 from dataclasses import asdict
 
 import pytest
+import requests
 import tiktoken
 import torch
 
@@ -53,27 +54,22 @@ def exits(*words):
 
 # ---- log-probabilities
 
-def random_pairs(n_contexts=6, most=64):
-    """Contexts that are shared, of equal length, longer than the model reads, with a head that others of their group
-    have too; continuations from 1 token to all. (pairs, groups)."""
+def random_pairs(n_contexts=15, most=64):
+    """Contexts that are shared, of equal length, longer than the model reads; continuations from 1 token to all."""
     rng, pairs = random.Random(0), []
-    heads = {'': [], 'history': list(range(30)), 'law': list(range(12)), 'lore': [96] * 12, 'alone': [7]}
-    for group in heads:
-        for n in range(n_contexts if group != 'alone' else 1):
-            context = [rng.randrange(97) for _ in range(rng.choice([1, 2, 9, 9, 9, 40, 62, 63, 64, 65, 90]))]
-            context = heads[group] + context * (n > 0 or not group)   # the first is the head alone
-            pairs += [(group, (context, [rng.randrange(97) for _ in range(rng.choice([1, 1, 2, 2, 7, 20]))]))
-                      for _ in range(4)]
-    pairs += [('', (context, [rng.randrange(97) for _ in range(most)])) for context in ([5], [1, 2, 3])]
+    for _ in range(n_contexts):
+        context = [rng.randrange(97) for _ in range(rng.choice([1, 2, 9, 9, 9, 40, 62, 63, 64, 65, 90]))]
+        sizes = rng.choice([[1], [1, 1, 2, 2, 7, 20]])
+        pairs += [(context, [rng.randrange(97) for _ in range(rng.choice(sizes))]) for _ in range(4)]
+    pairs += [(context, [rng.randrange(97) for _ in range(most)]) for context in ([5], [1, 2, 3])]
     rng.shuffle(pairs)
-    groups, pairs = zip(*pairs)
-    return pairs, groups
+    return pairs
 
 
 @pytest.mark.parametrize('change', [{}, BYTES])
 @pytest.mark.parametrize('batch_tokens', [1, 300, 4096])
 def test_log_probabilities_equal_those_of_each_choice_read_alone(change, batch_tokens):
-    model, (pairs, groups) = tiny(**change), random_pairs()
+    model, pairs = tiny(**change), random_pairs()
     for p in model.parameters():   # sharp distributions
         p.data *= 2
     expected = []
@@ -81,22 +77,20 @@ def test_log_probabilities_equal_those_of_each_choice_read_alone(change, batch_t
         ids = torch.tensor([(context + continuation)[-(64 + 1):]])
         with torch.no_grad():
             expected.append(-model(ids[:, :-1], ids[:, 1:])[0, -len(continuation):].double().sum().item())
-    found = eval_mc.log_probs(model, pairs, groups, batch_tokens)
+    found = eval_mc.log_probs(model, pairs, batch_tokens)
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected).double(), atol=1e-4, rtol=1e-6)
     assert len({round(x, 3) for x in expected}) > len(pairs) // 2
 
 
-def test_heads_and_contexts_are_read_once_and_nothing_is_padding(monkeypatch):
-    monkeypatch.setattr(eval_mc, 'LEAST', 1)   # smaller batches rather than any padding
-    model, (pairs, groups), read = tiny(), random_pairs(), []
+def test_a_context_is_read_once_and_nothing_is_padding(monkeypatch):
+    monkeypatch.setattr(eval_mc, 'LEAST', 0)   # smaller batches rather than any padding
+    model, pairs, read = tiny(), random_pairs(), []
     hidden = model.hidden
     monkeypatch.setattr(model, 'hidden', lambda idx, caches: read.append(idx.numel()) or hidden(idx, caches))
     progress = []
-    eval_mc.log_probs(model, pairs, groups, progress=progress.append)
-    contexts = {tuple((a + b)[-65:][:-len(b)]): (g, len(a + b) > 64) for (a, b), g in zip(pairs, groups)}
-    headed = [g for g, cut in contexts.values() if not cut]
-    saved = 29 * (headed.count('history') - 1) + 11 * (headed.count('law') + headed.count('lore') - 2)
-    assert sum(read) == sum(map(len, contexts)) + sum(len(b) - 1 for a, b in pairs) - saved
+    eval_mc.log_probs(model, pairs, progress=progress.append)
+    contexts = {tuple((a + b)[-65:][:-len(b)]) for a, b in pairs}
+    assert sum(read) == sum(map(len, contexts)) + sum(len(b) - 1 for a, b in pairs)
     assert progress == sorted(progress) and progress[-1] == 1
 
 

@@ -121,7 +121,8 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize('optimizer, extra', [('muon', []), ('adamw', BYTES)])
+@pytest.mark.parametrize('optimizer, extra', [
+    ('muon', []), ('muon', ['--share=block', '--lora_rank=2']), ('adamw', BYTES)])
 def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trained, optimizer, extra):
     folder, _ = trained
     assert train(folder, f'--optimizer={optimizer}', f'--out_dir=out/{optimizer}', '--max_iters=1', *extra)[0] == 0
@@ -136,6 +137,8 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
                 found.append((tuple(moment.shape), group['weight_decay'] > 0))
     assert sorted(found) == sorted((tuple(p.shape), p.dim() == 2) for p in model.parameters())
     assert len(state['optimizers']) == (2 if optimizer == 'muon' else 1)
+    for moment in state['optimizers'][0]['state'].values() if optimizer == 'muon' else ():
+        assert min(moment['momentum_buffer'].shape) >= 16   # no adapter, of rank 2, is Muon's
 
 
 def test_an_epoch_reads_each_block_once():
@@ -211,7 +214,7 @@ def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / 'docs').mkdir()
     study = (ROOT / 'docs/study.py').read_text(encoding='utf-8')
-    (tmp_path / 'docs/study.py').write_text(re.sub(r'STUDIES = dict\(', "STUDIES = dict(few={'a': {}, 'b, 2': dict(ffn='gelu')},", study))
+    (tmp_path / 'docs/study.py').write_text(re.sub(r'STUDIES = dict\(', "STUDIES = dict(few={'a': {}, 'b, 2': dict(dropout=[[0, 0.1], [2, 0]])},", study))
     args = ['--study=few', '--dataset=mine', '--seeds=2', f'--more={" ".join([*SMALL, "--tokenizer=bpe300", "--max_iters=2"])}'
             f' --data_dir={trained[0] / "data"}']
     shutil.copytree(trained[0] / 'data', tmp_path / 'data')
