@@ -524,7 +524,7 @@ class GPT(nn.Module):
 
     def tables(self):
         """The matrices that are AdamW's where Muon takes the others: those that are looked up or score symbols, and
-        LoRA's, which learn less well by Muon (README)."""
+        LoRA's (by Muon 2.186 bits per byte, by AdamW 2.157: docs/study.py, 'block + LoRA', seed 1337)."""
         embeddings = [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
         adapters = [p for module in self.modules() if isinstance(module, LoRA) for p in (module.A.weight, module.B)]
         return list(dict.fromkeys([*embeddings, self.tokens.head.weight, *adapters]))   # a tied one once

@@ -486,4 +486,5 @@ if master:
           f'{memory / 1e9:.1f} GB at most')
     print(f'next: python sample.py --out_dir={out_dir} --prompt="A list is"')
 if world > 1:
+    dist.barrier()   # gloo aborts a process whose peer is gone already
     dist.destroy_process_group()
