@@ -276,7 +276,8 @@ def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
     alike = batches(followers.keys() - single, batch_tokens)
     for contexts in (*alike, *batches(single, batch_tokens, least=4 * LEAST)):
         lengths = torch.tensor([len(context) for context in contexts])
-        P, caches = len(contexts[0]), [LayerCache(len(contexts[0])) for _ in model.blocks]
+        P = len(contexts[0])
+        caches = [] if contexts[0] in single else [LayerCache(P) for _ in model.blocks]
         idx = pad_sequence([torch.tensor(context) for context in contexts], batch_first=True)
         last = model.hidden(idx.to(device), caches)[range(len(contexts)), lengths - 1, None]   # (B, P) -> (B, 1, C)
         ends = [(row, i, torch.tensor(ids)) for row, of in enumerate(contexts) for i, ids in followers[of]]
