@@ -131,18 +131,23 @@ try:
     import matplotlib.pyplot as plt
 except ImportError:
     sys.exit('pip install matplotlib, and run it again, for the picture')
-figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-for i, name in enumerate(results):
+ends = {'parameters, M': lambda one: sum(one['parameters'].values()) / 1e6,
+        'PFLOP': lambda one: one['flops_per_token'] * one['tokens'] / 1e15}
+ends = {label: x for label, x in ends.items() if len({x(one) for one in every}) > 1}   # where the runs differ
+figure, ((curves, *dots),) = plt.subplots(1, 1 + len(ends), figsize=(11, 4), squeeze=False)
+for i, (name, found) in enumerate(results.items()):
     for seed in {line[1] for line in lines if line[0] == name}:
-        _, _, _, _, size, seconds, bpb = zip(*[line for line in lines if line[:2] == [name, seed]])
-        for panel, x, unit in zip(panels, (size, seconds), (1e6, 60)):
-            panel.plot([float(v) / unit for v in x][1:], [float(v) for v in bpb][1:], color=f'C{i}', lw=1,
-                       label=name if seed == 1337 else None)
+        _, _, _, _, size, _, bpb = zip(*[line for line in lines if line[:2] == [name, seed]])
+        curves.plot([float(n) / 1e6 for n in size[1:]], [float(n) for n in bpb[1:]], color=f'C{i}', lw=1)
+    curves.plot([], [], f'C{i}o-', ms=4, lw=1, label=name)
+    for panel, x in zip(dots, ends.values()):
+        panel.plot([x(one) for one in found], [one['val_bpb'] for one in found], f'C{i}o', ms=4)
 lowest = min(float(line[-1]) for line in lines)
-panels[0].set(xlabel='text read, MB', ylabel='held-out bits per byte',
-              ylim=(0.98 * lowest, 1.25 * lowest))   # a curve far above would flatten the others
-panels[1].set(xlabel='minutes, held-out evaluations included')
-figure.legend(*panels[0].get_legend_handles_labels(), loc='upper center', ncols=5, fontsize=8, frameon=False)
+curves.set(xlabel='text read, MB', ylabel='held-out bits per byte, on the way',
+           ylim=(0.98 * lowest, min(1.25 * lowest, curves.get_ylim()[1])))   # a curve far above would flatten the others
+for panel, label in zip(dots, ends):
+    panel.set(xlabel=label, ylabel='at the end, each seed')
+figure.legend(loc='upper center', ncols=5, fontsize=8, frameon=False)
 figure.tight_layout(rect=(0, 0, 1, 0.9))
 (ROOT / 'assets').mkdir(exist_ok=True)
 figure.savefig(ROOT / f'assets/{study}.png', dpi=120)
