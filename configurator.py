@@ -10,7 +10,6 @@ import ast
 import builtins
 import ctypes
 import difflib
-import math
 import os
 import pathlib
 import pickle
@@ -179,7 +178,7 @@ def peak_memory(device):
     try:
         import resource
     except ImportError:
-        return math.nan
+        return float('nan')
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 

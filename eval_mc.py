@@ -273,7 +273,7 @@ def log_probs(model, pairs, batch_tokens=4096, progress=lambda done: None):
     scores, done = np.zeros(len(pairs)), 0
     model.tokens.freeze()
     single = {context for context, ends in followers.items() if all(len(ids) == 1 for _, ids in ends)}
-    alike = batches(followers.keys() - single, batch_tokens)
+    alike = batches(followers.keys() - single, batch_tokens)   # the others may be padded, and differ little in length
     for contexts in (*alike, *batches(single, batch_tokens, least=4 * LEAST)):
         lengths = torch.tensor([len(context) for context in contexts])
         P = len(contexts[0])

@@ -160,10 +160,11 @@ if any(other['tokenizer'] != meta['tokenizer'] for _, other in others):
 
 
 def open_split(folder, meta, split):
-    tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')[:split == 'train' and train_tokens or None]
+    most = train_tokens * (split == 'train')
+    tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')[:most or None]
     if len(tokens) <= block_size:
         sys.exit(f'{folder}/{split}.bin has {len(tokens)} tokens and one block needs {block_size + 1}: '
-                 f'give more text{" (--train_tokens)" * bool(train_tokens)}, or a smaller --block_size')
+                 f'give more text{" (--train_tokens)" * bool(most)}, or a smaller --block_size')
     return tokens
 
 
@@ -480,10 +481,10 @@ if master:
           f' for the same text{", its first megabytes" * (len(held) > 2**21)}')
     result = dict(val_bpb=bpb, best_bpb=best, tokens=it * step_tokens, bytes=round(it * step_bytes),
                   seconds=time.time() - start, flops_per_token=flops, parameters=parts, settings=settings,
-                  machine=machine, peak_memory=(memory := peak_memory(device)))
+                  machine=machine, peak_memory=peak_memory(device))
     write_whole(out / 'result.json', json.dumps(result, indent=1).encode())   # that it is there says: finished
     print(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {(time.time() - start) / 60:.1f} minutes, '
-          f'{memory / 1e9:.1f} GB at most')
+          f'{result["peak_memory"] / 1e9:.1f} GB at most')
     print(f'next: python sample.py --out_dir={out_dir} --prompt="A list is"')
 if world > 1:
     dist.barrier()   # gloo aborts a process whose peer is gone already

@@ -100,13 +100,14 @@ for name in STUDIES[study]:
         if file.exists():
             rows = [row for row in csv.DictReader((folder(name, seed) / 'log.csv').open()) if row['val_bpb']]
             lines += [[name, seed, *(row[key] for key in COLUMNS)] for row in rows]
-            results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')) | dict(
-                lowest=min(float(row['val_bpb']) for row in rows)))
+            results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')))
 if not results:
     sys.exit(f'study={study}: no run is finished yet')
 with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
     csv.writer(file).writerows([['name', 'seed', *COLUMNS], *lines])
 
+AMOUNTS = {'parameters, M': lambda one: sum(one['parameters'].values()) / 1e6,
+           'PFLOP': lambda one: one['flops_per_token'] * one['tokens'] / 1e15}
 text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | lowest on the way | '
         'bits per byte (range, seeds) |',
         '|---|---:|---:|---:|---:|---:|---:|---:|---:|']
@@ -114,10 +115,10 @@ for name, found in results.items():
     one, bpb = found[0], [result['val_bpb'] for result in found]
     ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
     memory = f'{one["peak_memory"] / 1e9:.1f}' if 'peak_memory' in one else '–'   # not measured by older runs
-    text.append(f'| {name} | {sum(one["parameters"].values()) / 1e6:.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
-                f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | {memory} | '
+    text.append(f'| {name} | {AMOUNTS["parameters, M"](one):.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
+                f'{AMOUNTS["PFLOP"](one):.3f} | {memory} | '
                 f'{statistics.mean(result["seconds"] for result in found) / 60:.1f} | '
-                f'{statistics.mean(result["lowest"] for result in found):.3f} | '
+                f'{statistics.mean(result["best_bpb"] for result in found):.3f} | '
                 f'{statistics.mean(bpb):.3f} ' +
                 (f'({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |' if bpb[1:] else '(1 seed) |'))
 every = [result for found in results.values() for result in found]
@@ -131,21 +132,19 @@ try:
     import matplotlib.pyplot as plt
 except ImportError:
     sys.exit('pip install matplotlib, and run it again, for the picture')
-ends = {'parameters, M': lambda one: sum(one['parameters'].values()) / 1e6,
-        'PFLOP': lambda one: one['flops_per_token'] * one['tokens'] / 1e15}
-ends = {label: x for label, x in ends.items() if len({x(one) for one in every}) > 1}   # where the runs differ
-figure, ((curves, *dots),) = plt.subplots(1, 1 + len(ends), figsize=(11, 4), squeeze=False)
+differing = [label for label, amount in AMOUNTS.items() if len({amount(one) for one in every}) > 1]
+figure, ((curves, *dots),) = plt.subplots(1, 1 + len(differing), figsize=(11, 4), squeeze=False)
 for i, (name, found) in enumerate(results.items()):
     for seed in {line[1] for line in lines if line[0] == name}:
         _, _, _, _, size, _, bpb = zip(*[line for line in lines if line[:2] == [name, seed]])
         curves.plot([float(n) / 1e6 for n in size[1:]], [float(n) for n in bpb[1:]], color=f'C{i}', lw=1)
     curves.plot([], [], f'C{i}o-', ms=4, lw=1, label=name)
-    for panel, x in zip(dots, ends.values()):
-        panel.plot([x(one) for one in found], [one['val_bpb'] for one in found], f'C{i}o', ms=4)
+    for panel, label in zip(dots, differing):
+        panel.plot([AMOUNTS[label](one) for one in found], [one['val_bpb'] for one in found], f'C{i}o', ms=4)
 lowest = min(float(line[-1]) for line in lines)
 curves.set(xlabel='text read, MB', ylabel='held-out bits per byte, on the way',
            ylim=(0.98 * lowest, min(1.25 * lowest, curves.get_ylim()[1])))   # a curve far above would flatten the others
-for panel, label in zip(dots, ends):
+for panel, label in zip(dots, differing):
     panel.set(xlabel=label, ylabel='at the end, each seed')
 figure.legend(loc='upper center', ncols=5, fontsize=8, frameon=False)
 figure.tight_layout(rect=(0, 0, 1, 0.9))
