@@ -21,9 +21,9 @@ import types
 LARGEST = 10**11   # of a number that makes sense as a setting
 
 
-def configure(namespace, at_least={}, one_of={}, argv=None, fields_of=''):
-    """at_least {number: 'names'} and one_of {name: 'values'} are checked. `fields_of` is a file, as model.py, whose
-    dataclass Config has more settings; a setting `idea` brings those of the Config in ideas/<idea>.py."""
+def configure(namespace, at_least={}, one_of={}, argv=None):
+    """at_least {number: 'names'} and one_of {name: 'values'} are checked. A setting called idea brings more: the fields
+    of the class Config in ideas/<idea>.py, if it has one."""
     sys.excepthook = one_line
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):   # a terminal keeps its encoding; a letter that it lacks is no error
@@ -32,11 +32,6 @@ def configure(namespace, at_least={}, one_of={}, argv=None, fields_of=''):
     argv = sys.argv[1:] if argv is None else argv
     known, given = read_settings(script), []             # {name: (default, comment, types)}
     settings = {name: namespace[name] for name in known}
-
-    def add_fields(path):
-        for name, (default, comment, kinds) in read_settings(path).items():
-            settings.setdefault(name, default)
-            known[name] = settings[name], known.get(name, ('', ''))[1] or comment, kinds
 
     def put(name, value, where):
         if name not in settings:
@@ -48,10 +43,9 @@ def configure(namespace, at_least={}, one_of={}, argv=None, fields_of=''):
             if not (path := script.parent / f'ideas/{value}.py').is_file() or not value.isidentifier():
                 there = sorted(file.stem for file in path.parent.glob('[!_]*.py'))
                 fail(f'idea={value}: there is no ideas/{value}.py, but there are: {", ".join(there) or "none"}')
-            add_fields(path)
+            known.update(read_settings(path, 'Config'))
+            settings.update({name: known[name][0] for name in known if name not in settings})
 
-    if fields_of:
-        add_fields(script.parent / fields_of)
     for arg in sorted(argv, key=lambda arg: not arg.startswith('--idea=')):   # first, for it brings settings
         name, equals, text = arg.removeprefix('--').partition('=')
         if arg in ('-h', '--help'):
@@ -103,12 +97,14 @@ def command(script, **flags):
     return shlex.join(['python', script, *(f'--{name}={value}' for name, value in flags.items())])
 
 
-def read_settings(path):
-    """{name: (default, comment, types)} of the assignments above a script's call of configure(), or of a file's class
-    Config. Types are those of an annotation, as float | list, and none without one; so is a computed default."""
+def read_settings(path, inside=''):
+    """{name: (default, comment, types)} of the assignments above a script's call of configure(), or inside of a class.
+    The types are those of an annotation, as float | list, and none without one."""
     source, found = path.read_text(encoding='utf-8'), {}
     nodes = ast.parse(source).body
-    for node in next((node.body for node in nodes if getattr(node, 'name', '') == 'Config'), nodes):
+    if inside:
+        nodes = [line for node in nodes if getattr(node, 'name', '') == inside for line in node.body]
+    for node in nodes:
         if 'configure' in (getattr(child, 'id', '') for child in ast.walk(node)):
             break
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
