@@ -571,7 +571,7 @@ if __name__ == '__main__':
             if not math.isfinite(loss):
                 fail(f'step {it}: the loss is {loss}; lower the learning rate')
             row = dict(train_loss=loss, lr=since['lr'], dropout=since['dropout'], grad_norm=since['norm'].item(),
-                       tokens_per_s=max(it - max(since['it'], first), 1) * step_tokens / (now - line_time))
+                       tokens_per_s=(it - max(since['it'], first)) * step_tokens / (now - line_time))
             left = (now - begun) / max(it - first, 1) * (max_iters - it)
             say(f'step {it:6} | loss {loss:.4f} | {row["tokens_per_s"]:,.0f} tokens/s | {duration(left)} left')
         improved = False
