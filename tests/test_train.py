@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 import prepare_wiki
 import run as runs
+import tokenizer as tokenizers
 import train as trainer
 from helpers import ROOT, SMALL, fails_in_one_line, run, story
 
@@ -174,7 +175,7 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
     assert train(folder, f'--optimizer={optimizer}', f'--out_dir=out/{optimizer}', '--max_iters=1', *extra)[0] == 0
     state = load(folder / f'out/{optimizer}/ckpt.pt')
     torch.manual_seed(1337)
-    spelling, found = trainer.tokenizers.spelling(runs.load_run(folder / f'out/{optimizer}')[1]), []
+    spelling, found = tokenizers.spelling(runs.load_run(folder / f'out/{optimizer}')[1]), []
     config = runs.idea_module('').Config(**state['config'])
     model = runs.build_model(config, spelling, state['counts'])   # as it was at the start
     assert all(not torch.equal(p, state['model'][name]) for name, p in model.named_parameters())
@@ -267,7 +268,7 @@ def test_questions_are_answered_on_the_way_as_eval_mc_answers_them(trained):
 
 
 def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained, tmp_path):
-    for name in ('model.py', 'muon.py', 'train.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'configurator.py', 'download.py'):
+    for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'configurator.py', 'download.py'):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / 'docs').mkdir()
     study = (ROOT / 'docs/study.py').read_text(encoding='utf-8')
@@ -400,7 +401,7 @@ def test_a_token_file_cut_while_training_is_one_line(trained, tmp_path):
 
 def test_an_interrupted_evaluation_ends_at_once(trained):
     model, encoding, _ = runs.load_run(trained[0] / 'out/a')
-    token_bytes = np.array([len(token or b'') for token in trainer.tokenizers.spelling(encoding)])
+    token_bytes = np.array([len(token or b'') for token in tokenizers.spelling(encoding)])
     sets, calls = [prepare_wiki.load('mine', 'bpe300', trained[0] / 'data')], []
 
     def stop(done):
