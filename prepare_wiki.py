@@ -46,7 +46,7 @@ import sys
 import zlib
 
 from download import download, fingerprint, lock, write_whole
-from tokenizer import END, count_words, named_ranks, spec_of, train_bpe
+from tokenizer import END, check_of, count_words, named_ranks, spec_of, train_bpe
 from tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
@@ -341,11 +341,6 @@ def load(dataset, tokenizer, data_dir='data'):
     if made and spec_of(made) != meta['tokenizer']:
         sys.exit(f'{folder}: made with another tokenizer than {tokenizer}; {again}')
     return folder, meta
-
-
-def check_of(meta):
-    """A hash of what meta.json says, kept with it: a number that has changed isn't taken for a right one."""
-    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
 
 
 def check_files(folder, meta):

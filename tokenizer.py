@@ -151,6 +151,8 @@ def make(name, ranks, pattern=WORDS, end_of_text=None, vocab_size=0):
         raise SystemExit(f'tokenizer={name}: a name has letters, digits, . _ and - alone')
     last = max(ranks.values())
     end_of_text = last + 1 if end_of_text is None else end_of_text
+    if len({*ranks.values(), end_of_text}) <= len(ranks):
+        raise SystemExit(f'tokenizer={name}: two tokens have the same id, or one has that of {END} ({end_of_text})')
     return BytePairTokenizer(name, ranks, pattern, end_of_text, max(vocab_size, last + 1, end_of_text + 1))
 
 
@@ -176,9 +178,16 @@ def rank_lines(tokenizer):
     return b'' if tokenizer.name == 'byte' else b''.join(token + b' %d\n' % i for i, token in lines)
 
 
+def check_of(facts):
+    """A hash that a JSON file keeps beside its facts: one that has changed isn't taken for a right one."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def save(tokenizer, folder):
     """Write the two files; each is there whole or not at all."""
-    for name, data in ('tiktoken', rank_lines(tokenizer)), ('meta.json', json.dumps(spec_of(tokenizer)).encode()):
+    spec = spec_of(tokenizer)
+    facts = json.dumps(spec | dict(check=check_of(spec))).encode()
+    for name, data in ('tiktoken', rank_lines(tokenizer)), ('meta.json', facts):
         path, part = pathlib.Path(folder, f'tokenizer.{name}'), pathlib.Path(folder, f'tokenizer.{os.getpid()}.part')
         with open(part, 'wb') as file:
             file.write(data)
@@ -194,6 +203,8 @@ def load(spec, folder):
     try:
         if spec is None:
             spec = json.loads(pathlib.Path(folder, 'tokenizer.meta.json').read_bytes())
+            if spec.pop('check') != check_of(spec):
+                raise ValueError('tokenizer.meta.json has changed since it was written')
         data = b'' if spec['name'] == 'byte' else pathlib.Path(folder, 'tokenizer.tiktoken').read_bytes()
         if data and hashlib.sha256(data).hexdigest() != spec['sha256']:
             raise ValueError('tokenizer.tiktoken is damaged or of another tokenizer')

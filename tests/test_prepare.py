@@ -11,11 +11,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import requests
-import tiktoken
-from tiktoken import _educational
 
 import prepare_wiki
+import tokenizer
 from helpers import fails_in_one_line, run, story
 
 
@@ -31,60 +29,7 @@ def mine(tmp_path_factory):
     status, out, err = prepare(folder, '--input=story.txt')
     assert status == 0, err
     data = folder / 'data' / 'mine-bpe300'
-    return data, json.loads((data / 'meta.json').read_text()), prepare_wiki.make_tokenizer('bpe300', data)
-
-
-# ---- tokenizer
-
-def test_each_merge_is_the_commonest_pair_of_all():
-    words = Counter(random.Random(0).choices(['low', 'lower', 'newest', 'widest', 'wide', 'älter', 'a' * 40], k=500))
-    counts = {word.encode(): n for word, n in words.items()}
-    tokens = list(prepare_wiki.train_bpe(counts, 300, max_bytes=8))
-    split = {word: [bytes([byte]) for byte in word] for word in counts}
-    for merged in tokens[256:]:   # naive: count all pairs anew for each merge
-        pairs = Counter()
-        for word, n in counts.items():
-            for a, b in zip(split[word], split[word][1:]):
-                pairs[a, b] += n * (len(a + b) <= 8)
-        most = max(pairs.values())
-        pair = next((p for p in pairs if p[0] + p[1] == merged and pairs[p] == most), None)
-        assert most > 0 and pair
-        for word, parts in split.items():
-            i, new = 0, []
-            while i < len(parts):
-                hit = tuple(parts[i:i + 2]) == pair
-                new.append(merged if hit else parts[i])
-                i += 1 + hit
-            split[word] = new
-    assert max(map(len, tokens)) == 8 and len(set(tokens)) == len(tokens)
-
-
-def test_encoding_equals_tiktokens_own_teaching_encoder(mine):
-    encoding = mine[2]
-    teacher = _educational.SimpleBytePairEncoding(pat_str=prepare_wiki.WORDS, mergeable_ranks=encoding._mergeable_ranks)
-    text = story(60) + '\n\n  def f(x):\n\treturn x**2 # 1234567 ﷽ 👩‍👩‍👧'
-    assert encoding.encode_ordinary(text) == teacher.encode(text, visualise=None)
-
-
-@pytest.mark.parametrize('name', ['trained', 'byte'])
-def test_any_text_and_any_bytes_come_back(mine, name):
-    encoding = mine[2] if name == 'trained' else prepare_wiki.ByteTokenizer()
-    rng = random.Random(0)
-    for _ in range(200):
-        text = ''.join(chr(rng.choice([rng.randrange(128), rng.randrange(0x800), rng.randrange(0x10000, 0x110000)]))
-                       for _ in range(40))
-        assert encoding.decode_bytes(encoding.encode_ordinary(text)).decode() == text
-        if name == 'trained':   # bytes that aren't UTF-8 never reach the byte tokenizer
-            raw = rng.randbytes(40)
-            assert encoding.decode_bytes(encoding._encode_bytes(raw)) == raw
-
-
-def test_gpt2_without_its_long_tokens_is_lossless_and_keeps_its_ids(monkeypatch):
-    ranks = {bytes([i]): i for i in range(256)} | {b'ab': 256, b'abab': 257, b'abababab': 258}
-    small = tiktoken.Encoding('gpt2', pat_str=prepare_wiki.WORDS, mergeable_ranks=ranks, special_tokens={})
-    monkeypatch.setattr(tiktoken, 'get_encoding', lambda name: small)
-    short = prepare_wiki.make_tokenizer('gpt2-4')
-    assert small.encode_ordinary('abababab') == [258] and short.encode_ordinary('abababab') == [257, 257]
+    return data, json.loads((data / 'meta.json').read_text()), tokenizer.load(None, data)
 
 
 # ---- token files
@@ -107,7 +52,7 @@ def test_the_files_hold_the_text_document_by_document(mine):
         assert all(prepare_wiki.split_of(text, 0.2) == split for text in texts)
         documents += texts
     assert sorted(''.join(documents)) == sorted(story())   # nothing lost, nothing twice
-    assert meta['tokenizer']['max_token_bytes'] <= prepare_wiki.MAX_BYTES
+    assert meta['tokenizer']['max_token_bytes'] <= tokenizer.MAX_BYTES
 
 
 def test_a_document_stays_in_its_split_when_others_come(mine, tmp_path):
@@ -213,25 +158,12 @@ def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
 
 # ---- what users do
 
-def test_without_gpt2s_vocabulary_two_lines_say_which_files_to_get(tmp_path, monkeypatch):
-    def unreachable(name):
-        raise requests.ConnectionError
-    monkeypatch.setattr(tiktoken, 'get_encoding', unreachable)
-    with pytest.raises(SystemExit) as error:
-        prepare_wiki.make_tokenizer('gpt2')
-    first, second = str(error.value).splitlines()
-    for file, saved in (('vocab.bpe', '6d1cbeee0f20b3d9449abfede4726ed8212e3aee'),   # what tiktoken 0.14.0 opens
-                        ('encoder.json', '6c7ea1a7e38e3a7f062df639a5b80947f075ffe6')):
-        assert f'/{file} as FOLDER/{saved}' in first
-    assert 'TIKTOKEN_CACHE_DIR=FOLDER' in second and '--tokenizer=bpe4096' in second
-
-
 @pytest.mark.parametrize('content, args, words', [
     (None, ['--input=story.txt'], ['story.txt', 'no such file']),
     (b'', ['--input=story.txt'], ['story.txt', 'empty']),
     (b'caf\xe9', ['--input=story.txt'], ['story.txt', 'not UTF-8', '0xe9']),
     (b'end \xf0\x9f', ['--input=story.txt'], ['story.txt', 'not UTF-8']),
-    (b'one document', ['--input=story.txt'], ['val', '1 in all', '--val_fraction']),
+    (b'one document', ['--input=story.txt'], ['12 characters', 'too few']),
     (b'x', ['--input=.'], ['bpe300']),
     (b'x', ['--input=story.txt', '--tokenizer=word'], ['word', 'bpe<N>']),
     (b'x', ['--input=story.txt', '--tokenizer=bpe99999'], ['bpe99999', '65536']),
@@ -277,7 +209,7 @@ def test_a_name_prepared_again_with_other_text_has_the_new_texts_tokenizer(tmp_p
         (tmp_path / 'story.txt').write_text(text, encoding='utf-8')
         assert prepare(tmp_path, '--input=story.txt')[0] == 0
         data = tmp_path / 'data' / 'mine-bpe300'
-        encoding = prepare_wiki.make_tokenizer('bpe300', data)
+        encoding = tokenizer.load(None, data)
         ids = np.fromfile(data / 'val.bin', dtype='<u2').tolist()
         assert encoding.decode_bytes([i for i in ids if i != encoding.eot_token]).decode() == (
             ''.join(part for part in prepare_wiki.read_files([tmp_path / 'story.txt'], lambda done: None)
