@@ -81,7 +81,7 @@ def train_bpe(counts, size, max_bytes=MAX_BYTES, progress=lambda done: None):
         for pair in found:
             heapq.heappush(heap, (-pairs[pair], pair))
         if new % 64 == 0:
-            progress((new / size)**(1 / 3))
+            progress((new / size)**(1 / 3))   # early merges touch the most places
     return {token: rank for rank, token in enumerate(tokens)}
 
 
@@ -107,8 +107,8 @@ class BytePairTokenizer:
         import tiktoken
         self.name, self.ranks, self.pattern, self.eot_token, self.n_vocab = name, ranks, pattern, end_of_text, vocab_size
         # tiktoken panics at a byte without a token; here it gets an id behind the vocabulary, which is refused
-        lacking = [bytes([i]) for i in range(256) if bytes([i]) not in ranks]
-        ids = ranks | {byte: vocab_size + i for i, byte in enumerate(lacking)}
+        self.lacking = [bytes([i]) for i in range(256) if bytes([i]) not in ranks]
+        ids = ranks | {byte: vocab_size + i for i, byte in enumerate(self.lacking)}
         self.encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ids, special_tokens={END: end_of_text})
 
     def encode_ordinary(self, text):
@@ -116,7 +116,7 @@ class BytePairTokenizer:
 
     def encode_to_numpy(self, text):
         ids = self.encoding.encode_to_numpy(text, disallowed_special=())
-        if ids.max(initial=0) >= self.n_vocab:
+        if self.lacking and ids.max(initial=0) >= self.n_vocab:
             before = self.encoding.decode_bytes(ids[:(ids >= self.n_vocab).argmax()].tolist())
             character = text[len(before.decode(errors='ignore'))]
             raise SystemExit(f'tokenizer={self.name} has no token for {character!r} (U+{ord(character):04X})')
@@ -184,7 +184,7 @@ def check_of(facts):
 
 
 def save(tokenizer, folder):
-    """Write the two files; each is there whole or not at all."""
+    """Write the two files, each whole or not at all; return the spec."""
     spec = spec_of(tokenizer)
     facts = json.dumps(spec | dict(check=check_of(spec))).encode()
     for name, data in ('tiktoken', rank_lines(tokenizer)), ('meta.json', facts):
@@ -196,6 +196,7 @@ def save(tokenizer, folder):
         os.replace(part, path)
         if not data:   # of byte, in a folder where another tokenizer may have been
             path.unlink()
+    return spec
 
 
 def load(spec, folder):

@@ -418,7 +418,7 @@ def test_names_in_any_case_with_commas_and_behind_links_are_read_and_the_rest_is
     assert [file.name for file in files] == ['A.TXT', 'd.JSONL.GZ', 'b.Txt', 'c.JSONL', 'Smith, John.txt']
     assert list(prepare_wiki.read_files(files, lambda done: None)) == ['in/A.TXT', 'd', 'in/deep/b.Txt', 'c', 'Smith, John.txt']
     out = capsys.readouterr().out
-    assert '5 files to read' in out and 'not read: notes.pdf' in out
+    assert '5 files to read' in out and '1 (notes.pdf)' in out
 
 
 @pytest.mark.parametrize('line, words', [
