@@ -1,185 +1,166 @@
 """
-What the scripts share: settings, and after them the checkpoint, the device and progress.
+What a script says to its user: settings, their help, errors of one line, and progress.
 
-Settings for a script that keeps them as plain `name = value  # comment` lines at its top, before it calls
+A script keeps its settings as plain `name = value  # comment` lines at its top, and below them calls
     settings, given = configure(globals())
-Then `python train.py config/tiny.py --max_iters=100` runs the config file (it is Python), applies the
-flags, left to right, and returns all settings and the names of the given ones. `--help` lists them.
+Then `python train.py config/tiny_10m.py --max_iters=100` runs the config file (it is Python), applies the flags,
+left to right, and returns all settings and the names of the given ones. `--help` lists them.
 """
 import ast
 import builtins
-import ctypes
 import difflib
 import os
 import pathlib
-import pickle
+import shlex
+import symtable
 import sys
 import time
+import traceback
+import types
 
-FORMAT = 2   # of checkpoints
+LARGEST = 10**11   # of a number that makes sense as a setting
 
 
 def configure(namespace, at_least={}, one_of={}, argv=None):
-    """at_least {number: 'names'} and one_of {name: 'values'} are checked. A mistake exits with one line."""
+    """at_least {number: 'names'} and one_of {name: 'values'} are checked. A setting called idea brings more: the fields
+    of the class Config in ideas/<idea>.py, if it has one."""
     sys.excepthook = one_line
-    if hasattr(sys.stdout, 'reconfigure'):
-        sys.stdout.reconfigure(encoding='utf-8', errors='replace')   # not every system's default prints every text
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):   # a terminal keeps its encoding; a letter that it lacks is no error
+            stream.reconfigure(encoding=None if stream.isatty() else 'utf-8', errors='backslashreplace')
     script = pathlib.Path(namespace['__file__'])
-    found = read_settings(script)
-    settings, given = {name: namespace[name] for name in found}, []
+    argv = sys.argv[1:] if argv is None else argv
+    known, given = read_settings(script), []             # {name: (default, comment, types)}
+    settings = {name: namespace[name] for name in known}
 
     def put(name, value, where):
         if name not in settings:
             near = difflib.get_close_matches(name, settings, 1, cutoff=0)[0]
-            sys.exit(f'{where}: no setting is called {name}; did you mean {near}? All: {script.name} --help')
-        settings[name] = convert(value, found[name][1] or [type(namespace[name])], f'{where}: {name}')
+            fail(f'{where}: no setting is called {name}; did you mean {near}? All: {script.name} --help')
+        settings[name] = convert(value, known[name][2] or [type(known[name][0])], f'{where}: {name}')
         given.append(name)
+        if name == 'idea' and value:
+            if not (path := script.parent / f'ideas/{value}.py').is_file() or not value.isidentifier():
+                there = sorted(file.stem for file in path.parent.glob('[!_]*.py'))
+                fail(f'idea={value}: there is no ideas/{value}.py, but there are: {", ".join(there) or "none"}')
+            known.update(read_settings(path, 'Config'))
+            settings.update({name: known[name][0] for name in known if name not in settings})
 
-    for arg in sys.argv[1:] if argv is None else argv:
-        if arg in ('-h', '--help'):
-            print(namespace['__doc__'].strip() + '\n\nsettings, with their defaults:')
-            for name, (comment, _) in found.items():
-                print(f'  --{name}={namespace[name]!r}'.ljust(36) + f'  {comment}')
-            sys.exit()
+    for arg in sorted(argv, key=lambda arg: not arg.startswith('--idea=')):   # first, for it brings settings
         name, equals, text = arg.removeprefix('--').partition('=')
+        if arg in ('-h', '--help'):
+            continue
         if not arg.startswith('--'):
             for name, value in run_file(arg, settings, script.parent).items():
                 put(name, value, arg)
         elif not equals:
-            sys.exit(f'{arg}: a flag needs a value: {arg}=VALUE (all flags: {script.name} --help)')
+            fail(f'{arg}: a flag needs a value: {arg}=VALUE (all flags: {script.name} --help)')
         else:
             put(name.replace('-', '_'), text, arg)
-    for number, names in at_least.items():
-        for name in names.split():
-            if settings[name] < number:
-                sys.exit(f'{name}={settings[name]} must be at least {number}')
-    for name, values in one_of.items():
-        if settings[name] not in values.split():
-            sys.exit(f"{name}={settings[name]} must be one of: {', '.join(values.split())}")
+    if {'-h', '--help'} & {*argv}:
+        print(namespace['__doc__'].strip() + '\n\nsettings, with their defaults:')
+        for name, (default, comment, _) in known.items():
+            print(f'  --{name}={default!r}'.ljust(36) + f'  {comment}')
+        sys.exit()
+    least = {name: number for number, names in at_least.items() for name in names.split()}
+    for name, value in settings.items():
+        if type(value) in (int, float) and not least.get(name, -LARGEST) <= value <= LARGEST:
+            fail(f'{name}={value} must be at ' + (f'most {LARGEST:,}' if value > 0 else f'least {least.get(name, 0)}'))
+        if name in one_of and value not in one_of[name].split():
+            fail(f"{name}={value} must be one of: {', '.join(one_of[name].split())}")
     namespace.update(settings)
     return settings, given
 
 
+def fail(message):
+    """End with one line; of the processes that torchrun starts, the first one says it for all."""
+    sys.exit(1 if int(os.environ.get('RANK', 0)) else ' '.join(str(message).split()))
+
+
 def one_line(kind, error, trace):
     """What a user can cause ends in one line; anything else is our mistake and keeps its traceback."""
-    lines = dict(KeyboardInterrupt='interrupted', BrokenPipeError='', OutOfMemoryError='out of memory: give a smaller '
-                 '--batch_size (and train.py a larger --grad_accum), --batch_tokens or --num_samples')
-    if kind.__name__ in lines or issubclass(kind, OSError):
-        where = getattr(error, 'filename', None)
-        print(lines.get(kind.__name__, f'{where}: {error.strerror}' if where else error), file=sys.stderr)
-        os._exit(130 if kind is KeyboardInterrupt else 1)   # at once: a closed pipe can't be flushed
-    sys.__excepthook__(kind, error, trace)
+    where = getattr(error, 'filename', None)
+    if isinstance(error, MemoryError) or kind.__name__ == 'OutOfMemoryError' or "can't allocate memory" in str(error):
+        line = 'out of memory: give a smaller --batch_size (with train.py a larger --grad_accum) or --num_samples'
+    elif isinstance(error, (KeyboardInterrupt, BrokenPipeError)):
+        line = 'interrupted' if kind is KeyboardInterrupt else ''
+    elif isinstance(error, OSError):
+        line = f'{where}: {error.strerror}' if where else str(error)
+    else:
+        return sys.__excepthook__(kind, error, trace)
+    print(line, file=sys.stderr, flush=True)
+    os._exit(130 if kind is KeyboardInterrupt else 1)   # at once: a closed pipe can't be flushed
 
 
-def read_settings(script):
-    """{name: (comment, types)} of the assignments above the script's call of configure(); the types are those of an
-    annotation, as float | list, and none without one."""
-    source, found = script.read_text(encoding='utf-8'), {}
-    for node in ast.parse(source).body:
+def command(script, **flags):
+    """A command to paste, as in: python train.py '--out_dir=out/my run'."""
+    return shlex.join(['python', script, *(f'--{name}={value}' for name, value in flags.items())])
+
+
+def read_settings(path, inside=''):
+    """{name: (default, comment, types)} of the assignments above a script's call of configure(), or inside of a class.
+    The types are those of an annotation, as float | list, and none without one."""
+    source, found = path.read_text(encoding='utf-8'), {}
+    nodes = ast.parse(source).body
+    if inside:
+        nodes = [line for node in nodes if getattr(node, 'name', '') == inside for line in node.body]
+    for node in nodes:
         if 'configure' in (getattr(child, 'id', '') for child in ast.walk(node)):
             break
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
             name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
-            comment = source.splitlines()[node.end_lineno - 1][node.end_col_offset:].strip(' #')
+            comment = source.splitlines()[node.end_lineno - 1].encode()[node.end_col_offset:].decode().strip(' #')
             parts = ast.walk(node.annotation) if isinstance(node, ast.AnnAssign) else ()
-            found[name] = comment, [getattr(builtins, part.id) for part in parts if isinstance(part, ast.Name)]
+            kinds = [getattr(builtins, part.id) for part in parts if isinstance(part, ast.Name)]
+            found[name] = literal(ast.unparse(node.value)), comment, kinds
     return found
 
 
 def run_file(path, settings, script_folder):
-    """{name: value} of what a config file sets. It sees the settings; _underscored names are its own."""
+    """{name: value} of what a config file sets, in whatever way: what differs afterwards, and what it assigns itself.
+    It sees the settings; _underscored names are its own."""
     file = next((f for f in (pathlib.Path(path), script_folder / path) if f.is_file()), None)
+    if not file:
+        fail(f'{path}: no such config file (a setting is --name=value)')
     names = dict(settings)
     try:
-        code = ast.parse(file.read_text(encoding='utf-8'), path)
-        exec(compile(code, path, 'exec'), names)
+        source = file.read_text(encoding='utf-8-sig')   # a BOM is no error
+        exec(compile(source, path, 'exec'), names)
     except Exception as error:
-        what = f'{type(error).__name__}: {error}' if file else 'no such config file (a setting is --name=value)'
-        sys.exit(f'{path}: {what}')
-    stored = (node.id for node in ast.walk(code) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
-    return {name: names[name] for name in stored if name in names and name[0] != '_'}
+        lines = [f', line {at.lineno}' for at in traceback.extract_tb(error.__traceback__) if at.filename == path]
+        fail(f'{path}{"".join(lines[-1:])}: {type(error).__name__}: {error}')
+    assigned = {name.get_name() for name in symtable.symtable(source, path, 'exec').get_symbols() if name.is_assigned()}
+    changed = {name for name in names if name not in settings or names[name] is not settings[name]}
+    return {name: value for name, value in names.items() if name[0] != '_' and name in assigned | changed and (
+        name in settings or not isinstance(value, (types.ModuleType, types.FunctionType, type)))}
+
+
+def literal(text):
+    """The number, list or other plain value that the text is in Python; the text itself if it is none."""
+    try:
+        return ast.literal_eval({'true': 'True', 'false': 'False'}.get(text.lower(), text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
 
 
 def convert(value, kinds, where):
     """A flag's text, or a config file's value, as one of kinds; 1 is also a float, and 1e4 an int."""
     text = value
     if isinstance(value, str) and str not in kinds:
-        try:
-            value = ast.literal_eval({'true': 'True', 'false': 'False'}.get(text.lower(), text))
-        except (ValueError, SyntaxError):
-            pass
+        value = literal(text)
     if type(value) in (int, float) and type(value) not in kinds:
         value = next((kind(value) for kind in kinds if kind in (int, float) and value % 1 == 0), value)
     if type(value) not in kinds:
-        sys.exit(f'{where}={text!r} is not of type {" or ".join(kind.__name__ for kind in kinds)}')
+        fail(f'{where}={text!r:.80} is not of type {" or ".join(kind.__name__ for kind in kinds)}')
     return value
 
 
-def load_checkpoint(path):
-    """The dict that train.py saved at path, on the CPU: model = GPT(Config(**its['config'])), then its weights."""
-    import torch
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        if checkpoint['format'] != FORMAT:
-            raise SystemExit(f"{path}: in format {checkpoint['format']}, this code reads {FORMAT}; train again")
-    except FileNotFoundError:
-        raise SystemExit(f'{path}: no such file; train first: python train.py --out_dir={path.parent}')
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise SystemExit(f'{path}: not a whole checkpoint of train.py ({type(error).__name__})')
-    return checkpoint
-
-
-def load_run(out_dir, device):
-    """(model, tokenizer, checkpoint) of a run's folder, which has all that they need: its best.pt, else ckpt.pt."""
-    import prepare_wiki
-    from model import GPT, Config
-    folder = pathlib.Path(out_dir)
-    checkpoint = load_checkpoint(next((f for f in (folder / 'best.pt', folder / 'ckpt.pt') if f.exists()),
-                                      folder / 'best.pt'))
-    model = GPT(Config(**checkpoint['config'])).eval()
-    model.load_state_dict(checkpoint['model'])
-    return model.to(device), prepare_wiki.make_tokenizer(checkpoint['settings']['tokenizer'], folder), checkpoint
-
-
-def pick_device(name='auto', dtype='auto', local_rank=0):
-    """(device, context to compute in, one line about both) for a name out of auto, cuda, cuda:1, mps, cpu and
-    a dtype out of auto, bfloat16, float32. auto takes bfloat16 only where the hardware computes in it: older
-    GPUs emulate it, slowly, and float16 overflows."""
-    import torch
-    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
-    name = next(kind for kind in there if there[kind]) if name == 'auto' else name
-    kind, _, index = name.partition(':')
-    index = int(index) if index.isdigit() else local_rank if not index and kind == 'cuda' else 0
-    if not there.get(kind) or kind == 'cuda' and index >= torch.cuda.device_count():
-        found = [f'{torch.cuda.device_count()} cuda'] * there['cuda'] + ['mps'] * there['mps'] + ['cpu']
-        raise SystemExit(f"device={name} (number {index}) isn't on this machine, which has {', '.join(found)}")
-    device = torch.device(kind, index) if kind == 'cuda' else torch.device(kind)
-    if kind == 'cuda':
-        torch.cuda.set_device(device)
-    native = (torch.cuda.get_device_capability(device) >= (8, 0) if device.type == 'cuda' else
-              any(on for flag, on in torch.cpu.get_capabilities().items() if 'bf16' in flag and device.type == 'cpu'))
-    bfloat16 = dtype == 'bfloat16' or dtype == 'auto' and native
-    threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
-    if device.type == 'cpu' and sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
-        # glibc gives every large tensor back to the system when it is freed, and pays for its pages
-        # anew at the next one, a quarter of a training step; keep them (mallopt(3))
-        libc.mallopt(-4, 0)    # M_MMAP_MAX
-        libc.mallopt(-1, -1)   # M_TRIM_THRESHOLD
-    return (device, torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
-            f'device {device}{threads}, {"bfloat16" if bfloat16 else "float32"}, torch {torch.__version__}')
-
-
-def peak_memory(device):
-    """The most bytes that this process has held so far: tensors on a GPU, else all memory, what it has read
-    of mapped files included; nan on Windows."""
-    if device.type == 'cuda':
-        import torch
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:
-        return float('nan')
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+def duration(seconds):
+    """How long it takes: 0:42, 2:05:30, or 3.4 days."""
+    if not seconds < 2 * 86400:
+        return f'{seconds / 86400:,.1f} days'
+    minutes, seconds = divmod(int(seconds), 60)
+    return f'{minutes}:{seconds:02}' if minutes < 60 else f'{minutes // 60}:{minutes % 60:02}:{seconds:02}'
 
 
 class Progress:
@@ -187,15 +168,20 @@ class Progress:
     With the size of the whole in bytes it says the rate."""
 
     def __init__(self, what, first=0.0, size=0):
-        self.what, self.start, self.shown, self.first, self.size = what, time.time(), 0, first, size
+        self.what, self.start, self.shown, self.first, self.size = what, time.monotonic(), 0.0, first, size
 
     def __call__(self, done):
-        now = time.time()
-        if now - self.shown > 1 and done > self.first and now - self.start > 1:
-            self.shown, speed = now, (done - self.first) / (now - self.start)
-            rate = f'{self.size * speed / 1e6:.1f} MB/s, ' if self.size else ''
-            print(f'{self.what}: {done:4.0%}, {rate}{(1 - done) / speed:.0f} s left'.ljust(60), end='\r',
-                  file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if min(now - self.shown, now - self.start) < 1 or done <= self.first:
+            return
+        self.shown = now
+        speed = (done - self.first) / (now - self.start)
+        rate = f'{self.size * speed / 1e6:.1f} MB/s, ' if self.size else ''
+        line = f'{self.what}: {done:4.0%}, {rate}{duration((1 - done) / speed)} left'
+        try:
+            print(line.ljust(60), end='\r', file=sys.stderr, flush=True)
+        except OSError:
+            pass   # a terminal that was closed is no reason to stop
 
     def end(self, result):
-        print(f'{self.what}: {result}, {time.time() - self.start:.1f} s'.ljust(60), flush=True)
+        print(f'{self.what}: {result}, {time.monotonic() - self.start:.1f} s'.ljust(60), flush=True)

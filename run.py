@@ -1,0 +1,144 @@
+"""
+A run: its device, its folder and its checkpoints. train.py writes them; sample.py, eval_mc.py and notebooks read them:
+
+    model, tokenizer, checkpoint = load_run('out/quick')
+
+A checkpoint is a dict: format, config (a dict of model.Config), idea ('' or the name of a file in ideas/), model (its
+state dict), counts (how often each token occurs in the training text, or None), tokenizer (its spec), settings, iter,
+and what a resume needs. Beside it lies tokenizer.tiktoken. With `scales` {name: (rows)}, some of the weights are int8.
+"""
+import ctypes
+import importlib
+import os
+import pathlib
+import sys
+import zipfile
+
+import torch
+
+import tokenizer as tokenizers
+from configurator import command, fail
+
+FORMAT = 3
+CONTENTS = dict(format=int, config=dict, idea=str, model=dict, tokenizer=dict, settings=dict, iter=int)
+
+
+def pick_device(name='auto', dtype='auto', local_rank=0):
+    """(device, context to compute in, one line about both) for a name out of auto, cuda, cuda:1, mps, cpu and
+    a dtype out of auto, bfloat16, float32. auto takes bfloat16 only where the hardware computes in it: older
+    GPUs emulate it, slowly, and float16 overflows."""
+    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    if name == 'auto':
+        name = next(kind for kind in there if there[kind])
+    kind, _, index = name.partition(':')
+    index = int(index) if index.isdecimal() else local_rank if name == 'cuda' else 0
+    if not there.get(kind) or kind == 'cuda' and index >= torch.cuda.device_count():
+        found = ', '.join(kind for kind in there if there[kind])
+        sys.exit(f"device={name} isn't on this machine, which has {found} ({torch.cuda.device_count()} of cuda)")
+    device = torch.device(kind, index) if kind == 'cuda' else torch.device(kind)
+    native = kind == 'cpu' and any(on for flag, on in torch.cpu.get_capabilities().items() if 'bf16' in flag)
+    if kind == 'cuda':
+        torch.cuda.set_device(device)
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    bfloat16 = dtype == 'bfloat16' or dtype == 'auto' and native
+    threads = f', {torch.get_num_threads()} threads' if kind == 'cpu' else ''
+    return (device, torch.autocast(kind, torch.bfloat16, enabled=bfloat16),
+            f'device {device}{threads}, {"bfloat16" if bfloat16 else "float32"}, torch {torch.__version__}')
+
+
+def keep_freed_memory():
+    """On Linux, glibc gives every large tensor back to the system when it is freed, and pays for its pages anew at
+    the next one: a quarter of a training step on a CPU. From now on it keeps them (mallopt(3))."""
+    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if hasattr(libc, 'mallopt'):
+        libc.mallopt(-4, 0)    # M_MMAP_MAX
+        libc.mallopt(-1, -1)   # M_TRIM_THRESHOLD
+
+
+def peak_memory(device):
+    """The most bytes that this process has held so far: tensors on a GPU, else all memory, what it has read
+    of mapped files included."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == 'win32':
+        return float('nan')
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+
+def idea_module(name):
+    """The module that has GPT and Config: model.py, or an idea's file, which may have a Config with more fields."""
+    return importlib.import_module(f'ideas.{name}' if name else 'model')
+
+
+def build_model(config, spelling, counts=None, idea=''):
+    """A new model that knows its vocabulary: `spelling` is each token's bytes by id, and `counts` (V) how often it
+    occurs in the training text. From them byte pooling starts, and an output bias."""
+    model = idea_module(idea).GPT(config)
+    counts = torch.zeros(len(spelling)) if counts is None else torch.as_tensor(counts).float()
+    if config.embedding == 'byte_pool':
+        model.tokens.spell(spelling, counts)
+    elif config.output_bias:
+        model.tokens.head.bias.data = counts.log1p()
+    return model
+
+
+def load_checkpoint(path):
+    """The dict that was saved at path, on the CPU and in float32. What isn't one ends in one line."""
+    if not path.exists():
+        fail(f'{path}: no such file; train first: {command("train.py", out_dir=path.parent)}')
+    try:
+        with zipfile.ZipFile(path) as file:   # torch.load doesn't compare checksums
+            damaged = file.testzip()
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:   # many kinds: each byte that may be damaged makes another
+        fail(f'{path}: not a whole checkpoint of train.py ({type(error).__name__})')
+    version = checkpoint.get('format') if isinstance(checkpoint, dict) else None
+    if damaged or not isinstance(version, int):
+        fail(f'{path}: not a whole checkpoint of train.py ({damaged or "other contents"})')
+    if version != FORMAT:
+        fail(f'{path}: in format {version}, this code reads {FORMAT}; train again')
+    if wrong := [name for name, kind in CONTENTS.items() if not isinstance(checkpoint.get(name), kind)]:
+        fail(f'{path}: not a whole checkpoint of train.py (no {wrong[0]})')
+    for name, scale in checkpoint.pop('scales', {}).items():
+        checkpoint['model'][name] = checkpoint['model'][name].float() * scale[:, None]
+    return checkpoint
+
+
+def restore_model(checkpoint, spelling, path, **changes):
+    """The model of the checkpoint that was loaded from path. With another lora_rank its matrices get adapters."""
+    try:
+        config = idea_module(checkpoint['idea']).Config(**checkpoint['config'] | changes)
+        model = build_model(config, spelling, checkpoint.get('counts'), checkpoint['idea'])
+        state, mine = checkpoint['model'], model.state_dict()
+        if 'lora_rank' in changes:
+            state = {name if name in mine else name.replace('.weight', '.linear.weight'): p for name, p in state.items()}
+            state = {name: p for name, p in mine.items() if name.endswith(('.A.weight', '.B'))} | state
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, ImportError, AttributeError) as error:
+        fail(f'{path}: not a checkpoint of this code ({str(error)[:200]})')
+    return model
+
+
+def load_run(out_dir, device='cpu'):
+    """(model, tokenizer, checkpoint) of a run's folder, which has all that they need: its best.pt, else ckpt.pt."""
+    folder = pathlib.Path(out_dir)
+    path = next((path for path in (folder / 'best.pt', folder / 'ckpt.pt') if path.exists()), folder / 'best.pt')
+    checkpoint = load_checkpoint(path)
+    tokenizer = tokenizers.load(checkpoint['tokenizer'], folder)
+    model = restore_model(checkpoint, tokenizers.spelling(tokenizer), path)
+    return model.to(device).eval(), tokenizer, checkpoint
+
+
+def save_checkpoint(path, checkpoint):
+    """Replace the file by a whole one, or not at all: a death or a full disk on the way leaves the older one."""
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        with open(part, 'wb') as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())   # else the new name may reach the disk before the new bytes
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
+        part.unlink(missing_ok=True)
+        sys.exit(f'{path}: not written ({str(error).splitlines()[0]}); any older one is kept')
