@@ -23,7 +23,7 @@ batch_tokens = 4096       # read at once; fewer need less memory
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'            # bfloat16 where the hardware computes in it; float32 for the harness's very numbers
 
-from configurator import Progress, configure, load_run, pick_device
+from configurator import Progress, configure
 if __name__ == '__main__':
     configure(globals(), one_of=dict(dtype='auto bfloat16 float32'),
               at_least={0: 'num_fewshot limit', 1: 'batch_tokens'})
@@ -49,6 +49,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from download import RemoteFile, download, write_whole
 from model import LayerCache
+from run import load_run, pick_device
 
 # ---------------------------------------------------------------------------------------------------------
 # files: where they come from, and what they must be (sha256)
@@ -56,49 +57,52 @@ from model import LayerCache
 ARC = 'https://ai2-public-datasets.s3.amazonaws.com/arc/ARC-V1-Feb2018.zip'
 WINOGRANDE = 'https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip'
 GITHUB = 'https://raw.githubusercontent.com'
-ZIPPED = {   # name: zip file, folder in it, sha256; the Trains, for examples, are checked by the zip's CRC alone
+SOURCES = {   # name: address, folder in that archive, sha256; ARC's Trains are checked by the zip's CRC alone
     'ARC-Easy-Test.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy',
                             'ce32a0774b4beb1977d2c6b16dda5dd2b24fdc9c7f506882c452678676bd09be'),
     'ARC-Challenge-Test.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge',
                                  '9fa8ffb3e3a1f88cb302d53dd95aae81e39209ad9bcf974376b319d8fd35717c'),
     'ARC-Easy-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy', None),
     'ARC-Challenge-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge', None),
-    'dev.jsonl': (WINOGRANDE, 'winogrande_1.1', '1aeac79cf46a3dcbe59a71ca7e5372a1490cde2b4ae2387dc56f00378104d2e8')}
-WHOLE = {    # name: address, sha256
-    'hellaswag_val.jsonl': (f'{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl',
+    'dev.jsonl': (WINOGRANDE, 'winogrande_1.1', '1aeac79cf46a3dcbe59a71ca7e5372a1490cde2b4ae2387dc56f00378104d2e8'),
+    'hellaswag_val.jsonl': (f'{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl', None,
                             '0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588'),
-    'mmlu.tar': ('https://people.eecs.berkeley.edu/~hendrycks/data.tar',
-                 'bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b'),
-    'blimp.zip': (f'{GITHUB}/alexwarstadt/blimp/3e56b06/BLiMP.zip',
-                  '172a1a714d72e72a89e8384dd531483f3d0f8a9aee3d33dccaf7992d8cecbb73')}
+    'mmlu': ('https://people.eecs.berkeley.edu/~hendrycks/data.tar', 'data',
+             'bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b'),
+    'blimp': (f'{GITHUB}/alexwarstadt/blimp/3e56b06/BLiMP.zip', 'data',
+              '172a1a714d72e72a89e8384dd531483f3d0f8a9aee3d33dccaf7992d8cecbb73')}
 
 
-def fetched(path, archive=None):
-    """path, fetched first if it isn't there, whole or not at all; a folder comes in an archive."""
+def fetched(path):
+    """path, fetched first if it isn't there, whole or not at all."""
     if path.exists():
         return path
     print(f'{path} is not there yet: fetching it')
-    if archive:
-        archive = fetched(path.with_name(archive))
+    url, folder, sha256 = SOURCES[path.name]
+    if not folder:
+        download(url, path, sha256=sha256)
+    elif path.suffix:
+        write_whole(path, member_of(url, f'{folder}/{path.name}', sha256, path))
+    else:
+        archive = path.with_suffix(pathlib.Path(url).suffix)
+        download(url, archive, sha256=sha256)
         unpack(archive, path)
         for rest in archive.parent.glob(f'{archive.name}*'):
             rest.unlink()
-    elif path.name in WHOLE:
-        url, sha256 = WHOLE[path.name]
-        download(url, path, sha256=sha256)
-    else:   # one member of a large file
-        url, folder, sha256 = ZIPPED[path.name]
-        member = f'{folder}/{path.name}'
-        try:
-            with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 2**20)) as opened:
-                data = opened.read(member)
-        except (OSError, zipfile.BadZipFile, KeyError) as error:
-            sys.exit(f"{url} can't be read ({type(error).__name__}).\nPut its {member} at {path}, "
-                     'or name a folder that has it: --data_dir=FOLDER')
-        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-            sys.exit(f'{url}: {member} is not what it was (sha256); nothing was kept')
-        write_whole(path, data)
     return path
+
+
+def member_of(url, member, sha256, path):
+    """One file of a large zip, read without the rest."""
+    try:
+        with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 2**20)) as archive:
+            data = archive.read(member)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        sys.exit(f"{url} can't be read ({type(error).__name__}).\nPut its {member} at {path}, "
+                 'or name a folder that has it: --data_dir=FOLDER')
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        sys.exit(f'{url}: {member} is not what it was (sha256); nothing was kept')
+    return data
 
 
 def unpack(archive, path):
@@ -112,7 +116,7 @@ def unpack(archive, path):
             with tarfile.open(archive) as opened:
                 members = [member for member in opened if needed.fullmatch(member.name)]
                 opened.extractall(part, members, filter='data')
-        os.replace(pathlib.Path(part, 'data'), path)
+        os.replace(f'{part}/data', path)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -144,10 +148,9 @@ def read(path, parse):
     """The items that parse() makes of the records of a .jsonl file or the rows of a .csv file."""
     data = path.read_bytes()
     try:
-        text = data.decode('utf-8-sig')   # Windows' editors sign UTF-8
+        text = data.decode().removeprefix('\ufeff')   # Windows' editors sign UTF-8
     except UnicodeDecodeError as error:
-        before = data[:data.find(error.object[error.start:])]
-        sys.exit(f'{path}, line {before.count(10) + 1}: not UTF-8')
+        sys.exit(f'{path}, line {data.count(10, 0, error.start) + 1}: not UTF-8')
     is_csv = path.suffix == '.csv'
     rows = csv.reader(io.StringIO(text, newline='')) if is_csv else text.split('\n')
     items = []
@@ -187,7 +190,7 @@ def blimp_item(record):
 
 
 def blimp(folder, shots):
-    return [read(path, blimp_item) for path in sorted(fetched(folder / 'blimp', 'blimp.zip').glob('*.jsonl'))]
+    return [read(path, blimp_item) for path in sorted(fetched(folder / 'blimp').glob('*.jsonl'))]
 
 
 def arc_item(record):
@@ -212,10 +215,6 @@ def winogrande_item(record):
     return make_item(contexts, [after.strip()] * 2, ['1', '2'].index(record['answer']))
 
 
-def winogrande(folder, shots):
-    return [read(fetched(folder / 'winogrande/dev.jsonl'), winogrande_item)]
-
-
 def hellaswag_item(record):
     """{"activity_label": ..., "ctx_a": ..., "ctx_b": ..., "endings": [...], "label": 0 to 3}"""
     def clean(text):   # of WikiHow's marks
@@ -226,8 +225,8 @@ def hellaswag_item(record):
     return make_item(clean(context), [clean(ending) for ending in record['endings']], record['label'])
 
 
-def hellaswag(folder, shots):
-    return [read(fetched(folder / 'hellaswag/hellaswag_val.jsonl'), hellaswag_item)]
+def one_file(name, parse, folder, shots):
+    return [read(fetched(folder / name), parse)]
 
 
 LETTERS = ['A', 'B', 'C', 'D']
@@ -248,7 +247,7 @@ def letter_item(row):
 
 def mmlu(parse, kind, folder, shots):
     files = []
-    for test in sorted(fetched(folder / 'mmlu', 'mmlu.tar').glob('test/*_test.csv')):
+    for test in sorted(fetched(folder / 'mmlu').glob('test/*_test.csv')):
         name = test.name.removesuffix('_test.csv')
         subject = name.replace('_', ' ')
         shown = examples(folder / f'mmlu/dev/{name}_dev.csv', parse, shots)[:shots]
@@ -272,7 +271,8 @@ def own_item(record):
 
 
 TASKS = dict(blimp=blimp, arc_easy=partial(arc, 'Easy'), arc_challenge=partial(arc, 'Challenge'),
-             winogrande=winogrande, hellaswag=hellaswag,
+             winogrande=partial(one_file, 'winogrande/dev.jsonl', winogrande_item),
+             hellaswag=partial(one_file, 'hellaswag/hellaswag_val.jsonl', hellaswag_item),
              mmlu=partial(mmlu, letter_item, 'multiple choice questions'),
              mmlu_cloze=partial(mmlu, cloze_item, 'questions'))
 
