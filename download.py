@@ -1,8 +1,10 @@
 """
 Files from the web, whole or not at all: download() goes on where a broken one stopped, tries again, and checks
-what came; RemoteFile reads parts of a large one.
+what came; RemoteFile reads parts of a large one; write_whole() and lock() for what is written here.
 """
+import contextlib
 import datetime
+import errno
 import hashlib
 import io
 import json
@@ -42,7 +44,16 @@ def download(url, path, size=None, sha256=None):
         if known | found == found | known:
             return known | found
         print(f'{path}: not the whole file of {url}; fetching it anew')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path.parent, f'{path.name}.lock') as held:
+        try:
+            return fetch_whole(url, path, part, note, given)
+        finally:
+            with contextlib.suppress(PermissionError):   # of Windows, for an open file
+                os.unlink(held.name)
+
+
+def fetch_whole(url, path, part, note, given):
+    """Fetch again and again until part is whole, then give it its name; return its record."""
     failed = longest = 0
     while True:
         try:
@@ -64,7 +75,7 @@ def download(url, path, size=None, sha256=None):
             print(f'{url}: {reason}; trying again in {wait:.0f} s', file=sys.stderr)
             time.sleep(wait)
     record = dict(url=url, date=datetime.date.today().isoformat()) | found
-    note.write_text(json.dumps(record), encoding='utf-8')
+    write_whole(note, json.dumps(record).encode())
     os.replace(part, path)
     return record
 
@@ -100,6 +111,8 @@ def fetch(url, part):
                     out.write(piece)
                     have += len(piece)
                     progress(have / total)
+                out.flush()
+                os.fsync(out.fileno())
             progress.end(f'{have:,} bytes')
             return stated
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -145,9 +158,47 @@ class RemoteFile(io.RawIOBase):
     readable = seekable
 
 
+def lock(folder, name='.lock'):
+    """Take a folder for this process, or exit if another one has it. Returns the open file that holds the lock: until
+    it is closed, or the process ends, however it ends. Keep it, or say `with lock(folder):`."""
+    folder = pathlib.Path(folder)
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / name, 'a+', encoding='utf-8')
+        try:
+            if os.name == 'nt':
+                import msvcrt
+                file.seek(2**20)   # nobody may read a locked byte, so it is far from the number
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                file.seek(0)
+                sys.exit(f'{folder}: another run is writing here (process {file.read().strip() or "unknown"})')
+            # else the file system knows no locks, and there is none
+        try:
+            if os.path.samestat(os.stat(file.name), os.fstat(file.fileno())):
+                break
+        except FileNotFoundError:
+            pass
+        file.close()   # its owner has just deleted it: this lock would keep nobody away
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
 def write_whole(path, data):
-    """Bytes to a file that is there whole or not at all."""
+    """Bytes to a file that is there whole or not at all, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_bytes(data)
-    os.replace(part, path)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        with open(part, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
