@@ -66,10 +66,10 @@ def foreign(folder, digits, tied=True):
     """A random Llama that transformers has saved, with a tokenizer that the library tokenizers has trained."""
     transformers, library = pytest.importorskip('transformers'), pytest.importorskip('tokenizers')
     tokenizer = library.Tokenizer(library.models.BPE())
-    words = [library.pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    words = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     if digits:
-        words.insert(0, library.pre_tokenizers.Digits(individual_digits=True))
-    tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence(words)
+        words = library.pre_tokenizers.Sequence([library.pre_tokenizers.Digits(individual_digits=True), words])
+    tokenizer.pre_tokenizer = words
     tokenizer.decoder = library.decoders.ByteLevel()
     special = ['<|endoftext|>', '<|im_start|>', '<|im_end|>']   # at the first ids
     tokenizer.train_from_iterator([story(300)], library.trainers.BpeTrainer(
@@ -163,8 +163,8 @@ def test_what_is_not_supported_is_one_line_that_names_it(tmp_path):
 
 
 def test_what_is_no_llama_is_one_line(tmp_path):
-    for i, (changes, word) in enumerate([(dict(output_bias=True), 'output bias'), (dict(ffn='gelu'), 'gelu'),
-                                         (dict(embedding='byte_pool', n_byte_embd=32), 'byte pooling')]):
+    for i, (changes, word) in enumerate([(dict(output_bias=True), 'output_bias'), (dict(ffn='gelu'), 'gelu'),
+                                         (dict(embedding='byte_pool', n_byte_embd=32), 'byte_pool')]):
         make_run(tmp_path / str(i), **changes)
         for to in ('hf', 'llama2c'):
             fails_in_one_line(run(tmp_path, 'convert.py', f'--out_dir={i}', f'--to={to}', '--file=x'), word, 'no Llama')
@@ -207,6 +207,7 @@ def read_llama2c(path):
     if int8:
         version, (shared, group), at = struct.unpack_from('<i', data, 4)[0], struct.unpack_from('<Bi', data, 36), 256
         assert version == 2
+        config['group'] = group
     dim, hidden, layers = config['dim'], config['hidden'], config['layers']
     head_size = dim // config['heads']
     kv = head_size * config['kv_heads']
@@ -248,10 +249,18 @@ def read_vocabulary(path):
     return vocabulary
 
 
-def forward(config, weights, ids):
-    """The logits after each of the ids, as llama2.c computes them: RoPE turns neighbours."""
+def forward(config, weights, ids, activations=False):
+    """The logits after each of the ids, as run.c computes them: RoPE turns neighbours. With activations, as runq.c
+    does: what a matrix is applied to is rounded to int8 too, in groups."""
     def norm(x, weight):
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * weight
+
+    def rounded(x):
+        if not activations:
+            return x
+        groups = x.reshape(len(x), -1, config['group'])
+        scales = np.abs(groups).max(-1, keepdims=True) / 127
+        return (np.round(groups / scales) * scales).reshape(x.shape)
 
     T, K = len(ids), config['dim'] // config['heads']
     angles = np.outer(np.arange(T), 10000.0 ** (-np.arange(0, K, 2) / K))[:, None]
@@ -264,17 +273,17 @@ def forward(config, weights, ids):
     x = weights['table'][ids].astype(np.float64)
     for i in range(config['layers']):
         w = {name: weight[i] for name, weight in weights.items() if len(weight) == config['layers']}
-        h = norm(x, w['att_norm'])
+        h = rounded(norm(x, w['att_norm']))
         q, k, v = turn(h @ w['wq'].T), turn(h @ w['wk'].T), (h @ w['wv'].T).reshape(T, -1, K)
         k, v = (np.repeat(part, config['heads'] // config['kv_heads'], 1) for part in (k, v))
         scores = np.einsum('thk,shk->hts', q, k) / np.sqrt(K) + np.triu(np.full((T, T), -np.inf), 1)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = np.einsum('hts,shk->thk', scores / scores.sum(-1, keepdims=True), v).reshape(T, -1)
-        x = x + mixed @ w['wo'].T
-        h = norm(x, w['ffn_norm'])
+        x = x + rounded(mixed) @ w['wo'].T
+        h = rounded(norm(x, w['ffn_norm']))
         gate = h @ w['w1'].T
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ w['w3'].T)) @ w['w2'].T
-    return norm(x, weights['norm']) @ weights['head'].T
+        x = x + rounded(gate / (1 + np.exp(-gate)) * (h @ w['w3'].T)) @ w['w2'].T
+    return rounded(norm(x, weights['norm'])) @ weights['head'].T
 
 
 def encode(vocabulary, text):
@@ -310,7 +319,7 @@ def test_llama2c_files_compute_what_the_run_computes(tmp_path, changes):
         assert np.abs(got[:, places[tokenizer.decode_bytes([i]) or b'<0x00>']] - expected[:, i]).max() < 1e-4 if i else True
     assert np.abs(got[:, 1] - expected[:, tokenizer.eot_token]).max() < 1e-4
     small, rounded = read_llama2c(tmp_path / 'q8.bin')
-    assert small == config
+    assert small.pop('group') == 32 and small == config
     for name, weight in weights.items():
         assert np.abs(weight - rounded.get(name, 0)).max() <= np.abs(weight).max() / 254 * 1.001, name
 
