@@ -106,7 +106,7 @@ import run
 import tokenizer as tokenizers
 from batches import Mix, Order, count_tokens, load_blocks, open_split, parse_mix
 from model import LoRA
-from muon import Muon
+import muon
 
 # -----------------------------------------------------------------------------------------------
 # schedules and optimizers
@@ -144,12 +144,12 @@ def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_s
 def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
     """{optimizer: its peak learning rate}. Only matrices decay; Muon's are those within the layers."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    tables = [p for p in model.tables() if p.requires_grad]
+    tables = [p for p in muon.tables(model) if p.requires_grad]
     matrices = [p for p in trained if p.dim() == 2 and p not in {*tables}]
     vectors = [p for p in trained if p.dim() == 1]
     optimizers = {}
     if kind == 'muon' and matrices:
-        optimizers[Muon(matrices, lr=muon_lr, weight_decay=weight_decay, dtype=dtype)] = muon_lr
+        optimizers[muon.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, dtype=dtype)] = muon_lr
         matrices = []
     groups = [dict(params=tables, weight_decay=weight_decay), dict(params=vectors, weight_decay=0.0),
               dict(params=matrices, weight_decay=weight_decay)]
@@ -181,7 +181,7 @@ def evaluate(model, sets, token_bytes, split='val', most_tokens=math.inf, stride
         windows = list(zip([0, *ends], ends))   # up to where is judged already, and where the window ends
         for i in range(rank * batch_size, len(windows), world * batch_size):
             batch = windows[i:i + batch_size]
-            x, y = load_blocks([(tokens, end - block_size) for _, end in batch], block_size, model.cos.device)
+            x, y = load_blocks([(tokens, end - block_size) for _, end in batch], block_size, model.norm.weight.device)
             with autocast:
                 nll = model(x, y).cpu().double()                                 # (B, T)
             for row, (done, end) in zip(nll, batch):
@@ -191,7 +191,7 @@ def evaluate(model, sets, token_bytes, split='val', most_tokens=math.inf, stride
         n_bytes += size
     model.train(was_training)
     if world > 1:
-        nats = nats.to(model.cos.device)
+        nats = nats.to(model.norm.weight.device)
         dist.all_reduce(nats)
     return nats.item() / n_tokens, nats.item() / math.log(2) / n_bytes, nats.item()
 
