@@ -101,12 +101,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 import download
+import muon
 import prepare_wiki
 import run
 import tokenizer as tokenizers
 from batches import Mix, Order, count_tokens, load_blocks, open_split, parse_mix
 from model import LoRA
-import muon
 
 # -----------------------------------------------------------------------------------------------
 # schedules and optimizers
