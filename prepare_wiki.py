@@ -1,56 +1,61 @@
 """
-Text -> token files. The only file that knows corpora and tokenizers.
+Text -> token files. The only file that knows corpora.
 
     python prepare_wiki.py                                      # Simple English Wikipedia, gpt2: the paper's data
     python prepare_wiki.py --tokenizer=byte --source=sbert      # another tokenizer, another copy of it
     python prepare_wiki.py --input=book.txt --dataset=book      # your own .txt, .jsonl[.gz], .parquet, or a folder
+    python prepare_wiki.py --dataset=book --check=True          # are the files still those that were written?
     python train.py --dataset=book --out_dir=out/book           # then train on it
 
 Writes data/<dataset>-<tokenizer>/ with train.bin, val.bin and test.bin (flat arrays of token ids, each document
 preceded by <|endoftext|>; split by a hash of the document's text, so a document stays in its split when others
-come or go), meta.json (what is in them), and a trained tokenizer's ranks. It appears whole or not at all.
+come or go), meta.json (what is in them) and the tokenizer. It appears whole or not at all.
 Empty documents and exact duplicates are left out; what is kept is kept as it is, its Unicode too.
+Nothing is learned from val and test: a tokenizer is trained on the training split alone.
 """
 dataset = 'simplewiki'   # its name: data/<dataset>-<tokenizer>/; with no --input: simplewiki or pydocs
-tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text;
-                         # if not given, gpt2 for simplewiki, else bpe4096
+tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text; or the
+                         # folder of a run or a data set, for its own; if not given, gpt2 for simplewiki, else bpe4096
 input = ''               # file or folder of one's own text, or several separated by commas
 source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (November 2020), or the paper's own,
                          # wikimedia (November 2023), which needs pyarrow
 val_fraction = 0.0       # of the documents, for each of val and test; 0: 0.01 for simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
+check = False            # prepare nothing: compare the hashes of a data set that is there
 
 from configurator import Progress, configure
 if __name__ == '__main__':
     configure(globals(), one_of=dict(source='cohere sbert wikimedia'))
 
-import base64
 import collections
 import concurrent.futures
 import datetime
 import functools
 import gzip
 import hashlib
-import heapq
 import importlib.util
 import io
+import itertools
 import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import sys
 import zlib
 
-from download import download, fingerprint
+from download import download, fingerprint, lock, write_whole
+from tokenizer import END, count_words, named_ranks, spec_of, train_bpe
+from tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
 
-FORMAT = 2                 # version of the token files and meta.json
+FORMAT = 3                 # version of the token files and meta.json
 KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # data sets that need no --input: usual tokenizer
 SPLITS = ('train', 'val', 'test')
-END = '<|endoftext|>'
-MAX_BYTES = 16             # of a trained token: what a byte-pooling model reads and writes
-# GPT-2's pattern of words: contractions, letters, numbers, other signs, white space; no token crosses two
-WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+BY_NAME = r'byte|gpt2(-[1-9]\d*)?|bpe\d+'      # tokenizers that need no folder
+SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.parquet')   # of files that are read, in any case
+BY_HASH = 'by a hash of each document'
+HELD = 2**24               # characters: a text of at most that is read once and held in memory
 
 # Simple English Wikipedia: {source: (address, {file: its size and sha256, where they are known})}
 HUB = 'https://huggingface.co/datasets/'
@@ -73,36 +78,61 @@ def pydocs(progress):
     import ast, sysconfig, warnings
     import pydoc_data.topics
     yield from pydoc_data.topics.topics.values()
-    folder = pathlib.Path(sysconfig.get_path('stdlib'))
-    files = [file for file in sorted(folder.rglob('*.py'))   # not what pip installed, nor tests of tests
-             if not {'site-packages', 'dist-packages', 'test', 'tests'} & set(file.relative_to(folder).parts)]
-    for i, file in enumerate(files):
+    library, files = pathlib.Path(sysconfig.get_path('stdlib')), []
+    for folder, folders, names in os.walk(library):   # not what pip installed, nor tests of tests
+        folders[:] = set(folders) - {'site-packages', 'dist-packages', 'test', 'tests'}
+        files += [pathlib.Path(folder, name) for name in names if name.endswith('.py')]
+    for i, file in enumerate(sorted(files)):
         progress(i / len(files))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')   # of the standard library's own odd escapes
-                tree = ast.parse(file.read_bytes())
+                statements = [ast.parse(file.read_bytes())]
         except SyntaxError:   # lib2to3 keeps samples of bad Python
             continue
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        strings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
+        strings = []
+        for node in statements:   # grows: definitions stand in statements, so expressions needn't be searched
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                strings.append(ast.get_docstring(node))
+            for field in 'body', 'handlers', 'orelse', 'finalbody', 'cases':
+                statements += getattr(node, field, ())
         if any(strings):
-            yield '\n\n'.join([f'# {file.relative_to(folder).as_posix()}', *filter(None, strings)])
+            yield '\n\n'.join([f'# {file.relative_to(library).as_posix()}', *filter(None, strings)])
 
 
 def input_files(paths):
-    """The text files that --input names, folders searched."""
-    files = []
-    for path in map(pathlib.Path, paths.split(',')):
-        if not path.exists():
-            sys.exit(f'--input={path}: no such file or folder')
-        found = sorted(path.rglob('*')) if path.is_dir() else [path]
-        wanted = [f for f in found if f.name.endswith(('.txt', '.jsonl', '.jsonl.gz', '.parquet'))]
+    """The text files that --input names, folders searched, linked ones too."""
+    files, others, names = [], [], paths.split(',')
+    while names:   # a name may have commas itself: the longest one that exists
+        n = next((n for n in range(len(names), 0, -1) if os.path.exists(','.join(names[:n]))), 0)
+        if not n:
+            sys.exit(f'--input={",".join(names)}: no such file or folder')
+        path, names = pathlib.Path(','.join(names[:n])), names[n:]
+        found = files_below(path) if path.is_dir() else [path]
+        wanted = [file for file in found if file.name.lower().endswith(SUFFIXES)]
         if not wanted:
-            sys.exit(f'--input={path}: nothing here ends in .txt, .jsonl, .jsonl.gz or .parquet')
+            sys.exit(f'--input={path}: nothing here ends in {", ".join(SUFFIXES)}')
         files += wanted
+        others += [file for file in found if file not in wanted]
     check_pyarrow(files)
+    left = f'; not read: {", ".join(file.name for file in others[:3])}' + f' and {len(others) - 3} more' * (len(others) > 3)
+    print(f'{paths}: {len(files)} files to read{left if others else ""}')
     return files
+
+
+def files_below(top):
+    """All files in a folder and its subfolders, sorted; each subfolder once, though links may lead to it again."""
+    def fail(error):
+        raise error
+
+    files, seen = [], set()
+    for folder, folders, names in os.walk(top, onerror=fail, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        files += [pathlib.Path(folder, name) for name in names]
+    return sorted(files)
 
 
 def read_files(files, progress):
@@ -113,7 +143,7 @@ def read_files(files, progress):
     for file in files:
         with open(file, 'rb') as raw:
             try:
-                for document in cut_text(raw) if file.suffix == '.txt' else read_records(file, raw, articles):
+                for document in cut_text(raw) if file.suffix.lower() == '.txt' else read_records(file, raw, articles):
                     done = (before + raw.tell()) / max(total, 1)
                     progress(done / 8 if articles else done)   # reading takes an eighth of the time
                     if document is not None:
@@ -147,24 +177,36 @@ def cut_text(raw):
 
 def read_records(file, raw, articles):
     """The document of each record, or None for a passage, which goes to articles."""
-    if file.suffix == '.parquet':
+    if file.suffix.lower() == '.parquet':
         import pyarrow.parquet
         records = (row for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(1000) for row in batch.to_pylist())
     else:
-        records = io.TextIOWrapper(gzip.open(raw) if file.suffix == '.gz' else raw, encoding='utf-8-sig', newline='\n')
+        unpacked = gzip.open(raw) if file.suffix.lower() == '.gz' else raw
+        records = io.TextIOWrapper(unpacked, encoding='utf-8-sig', newline='\n')
     for number, record in enumerate(records, 1):
+        reason = 'not a JSON object with a "text" or a list of "paragraphs"'
         try:
             if isinstance(record, str):
                 record = json.loads(record) if record.strip() else dict(text='')
             title = record.get('title') or ''
-            text = record['text'] if 'text' in record else '\n\n'.join(record['paragraphs'])
-            (title + text).encode()   # half a surrogate pair isn't text
+            text = record['text'] if 'text' in record else '\n\n'.join(list_of(record['paragraphs']))
+            (title + text).encode()
             passage = 'wiki_id' in record and 'paragraph_id' in record
             if passage:
                 articles.setdefault(record['wiki_id'], []).append((int(record['paragraph_id']), title, text))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            sys.exit(f'{file}, line {number}: not a JSON object with a "text" of its own: {str(record)[:60]!r}')
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            if isinstance(error, UnicodeEncodeError):
+                reason = f'half a surrogate pair, {error.object[error.start]!r}, which is no text'
+            if isinstance(error, RecursionError):
+                reason = 'brackets in brackets, too deep'
+            sys.exit(f'{file}, line {number}: {reason}: {str(record)[:60]!r}')
         yield None if passage else join(title, text)
+
+
+def list_of(paragraphs):
+    if not isinstance(paragraphs, list):   # the letters of a text would pass for paragraphs
+        raise TypeError
+    return paragraphs
 
 
 def join(title, text):
@@ -208,133 +250,7 @@ def clean(documents, wikipedia, left_out):
 
 
 # ---------------------------------------------------------------------------------------------------------
-# tokenizers: n_vocab, eot_token, encode_ordinary(text), decode_bytes(ids), as tiktoken.Encoding has them
-
-class ByteTokenizer:
-    """UTF-8 bytes; 0xFF, which UTF-8 never uses, is the end of a text."""
-    name, n_vocab, eot_token = 'byte', 256, 255
-
-    def encode_ordinary(self, text):
-        return list(text.encode())
-
-    def encode_to_numpy(self, text, disallowed_special=()):
-        import numpy as np
-        return np.frombuffer(text.encode(), 'u1')
-
-    def decode_bytes(self, ids):
-        return bytes(i for i in ids if i != self.eot_token)
-
-
-def train_bpe(counts, size, max_bytes=MAX_BYTES, progress=lambda done: None):
-    """Byte-pair encoding (arXiv 1508.07909) of {word: count}: merge the commonest adjacent pair, again and
-    again, until there are `size` tokens of at most max_bytes bytes. Returns {token: rank}.
-    Counts are kept for each distinct word and changed only where a merge happens."""
-    tokens = [bytes([byte]) for byte in range(256)]
-    words = [list(word) for word in counts]
-    freqs = list(counts.values())
-    pairs, where = collections.Counter(), collections.defaultdict(set)
-    for w, word in enumerate(words):
-        for pair in zip(word, word[1:]):
-            pairs[pair] += freqs[w]
-            where[pair].add(w)
-    heap = [(-count, pair) for pair, count in pairs.items()]   # may hold outdated, too large counts
-    heapq.heapify(heap)
-    while len(tokens) < size and heap:
-        count, pair = heapq.heappop(heap)
-        a, b = pair
-        if -count != pairs[pair]:
-            if pairs[pair] > 0:
-                heapq.heappush(heap, (-pairs[pair], pair))
-            continue
-        if len(tokens[a]) + len(tokens[b]) > max_bytes:
-            continue
-        new, changed = len(tokens), set()
-        tokens.append(tokens[a] + tokens[b])
-        for w in where.pop(pair):
-            old, word, i = words[w], [], 0
-            while i < len(old):
-                hit = old[i] == a and i + 1 < len(old) and old[i + 1] == b
-                word.append(new if hit else old[i])
-                i += 1 + hit
-            for p in zip(old, old[1:]):
-                pairs[p] -= freqs[w]
-            for p in zip(word, word[1:]):
-                pairs[p] += freqs[w]
-                if new in p:
-                    where[p].add(w)
-                    changed.add(p)
-            words[w] = word
-        for p in changed:
-            heapq.heappush(heap, (-pairs[p], p))
-        if new % 64 == 0:
-            progress((new / size)**(1 / 3))   # early merges touch the most words
-    return {token: rank for rank, token in enumerate(tokens)}
-
-
-def count_words(documents, limit=2**28):
-    """{word's bytes: count} of the first `limit` characters."""
-    import regex
-    pattern, counts, seen = regex.compile(WORDS), collections.Counter(), 0
-    for text in documents:
-        counts.update(pattern.findall(text))
-        seen += len(text)
-        if seen > limit:
-            break
-    return {word.encode(): count for word, count in counts.items()}
-
-
-def rank_lines(ranks):
-    """Tiktoken's file format: a line with the base64 token and the rank for each."""
-    return b''.join(base64.b64encode(token) + b' %d\n' % rank for token, rank in ranks.items())
-
-
-def make_tokenizer(name, folder=None):
-    """The tokenizer called `name`; a trained one's ranks are in folder."""
-    if name == 'byte':
-        return ByteTokenizer()
-    import tiktoken
-    if name.startswith('bpe'):
-        lines = (folder / f'{name}.tiktoken').read_bytes().splitlines()   # tiktoken's own reader caches by path
-        ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
-        return tiktoken.Encoding(name, pat_str=WORDS, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
-    import requests
-    try:
-        gpt2 = tiktoken.get_encoding('gpt2')
-    except (requests.RequestException, ValueError) as error:   # ValueError: something else came
-        address = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'
-        saved = ' and '.join(f'{address}{name} as FOLDER/{hashlib.sha1((address + name).encode()).hexdigest()}'
-                             for name in ('vocab.bpe', 'encoder.json'))
-        sys.exit(f"GPT-2's vocabulary can't be fetched ({type(error).__name__}). With a browser save {saved}\n"
-                 'and export TIKTOKEN_CACHE_DIR=FOLDER; or take --tokenizer=bpe4096 or byte, which need no download')
-    longest = int(name[5:] or 2**9)
-    ranks = {token: rank for token, rank in gpt2._mergeable_ranks.items() if len(token) <= longest}
-    return tiktoken.Encoding(name, pat_str=WORDS, mergeable_ranks=ranks, special_tokens={END: 50256})
-
-
-def spelling(encoding):
-    """Each token's bytes, by id; <|endoftext|>, and an id without a token, is b''."""
-    ranks = getattr(encoding, '_mergeable_ranks', {bytes([i]): i for i in range(255)})
-    tokens = {rank: token for token, rank in ranks.items()}
-    return [tokens.get(i, b'') for i in range(encoding.n_vocab)]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# data sets
-
-def load(dataset, tokenizer, data_dir='data'):
-    """The folder and meta.json of a data set, prepared first if it is a known one that isn't there."""
-    folder = pathlib.Path(data_dir, f'{dataset}-{tokenizer}')
-    if not (folder / 'meta.json').exists():
-        if dataset not in KNOWN:
-            sys.exit(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: '
-                     f'python prepare_wiki.py --input=FILE --dataset={dataset} --tokenizer={tokenizer}')
-        print(f'{folder} is not there yet: preparing it')
-        prepare(dataset, tokenizer, data_dir=data_dir)
-    meta = json.loads((folder / 'meta.json').read_text(encoding='utf-8'))
-    if meta['format'] != FORMAT:
-        sys.exit(f"{folder}: in format {meta['format']}, this code reads {FORMAT}; delete it and prepare it again")
-    return folder, meta
-
+# splits
 
 def split_of(text, val_fraction):
     """'train', 'val' or 'test', by the text alone."""
@@ -342,109 +258,232 @@ def split_of(text, val_fraction):
     return 'val' if x < val_fraction else 'test' if x < 2 * val_fraction else 'train'
 
 
+def split_all(texts, val_fraction):
+    return ((split_of(text, val_fraction), text) for text in texts)
+
+
+def split_small(texts, val_fraction):
+    """[(split, text)] of a text that is held in memory, and how it was split, so that each split has some."""
+    by_hash = list(split_all(texts, val_fraction))
+    if len({split for split, _ in by_hash}) == 3:
+        return by_hash, BY_HASH
+    size, n = sum(map(len, texts)), int(len(texts) * val_fraction)
+    if size < 100:
+        sys.exit(f'{size} characters are too few for a training, a validation and a test split: give more text')
+    if n:
+        train, val, test, how = texts[:-2 * n], texts[-2 * n:-n], texts[-n:], 'the last documents are val and test'
+    else:
+        slack = int(size * val_fraction / 2)
+        rest, test = cut(texts, min(int(size * (1 - val_fraction)), size - 1), slack)
+        train, val = cut(rest, min(max(int(size * (1 - 2 * val_fraction)), 1), size - 2), slack)
+        how = 'the last parts of the text are val and test'
+    return [(split, text) for split, part in zip(SPLITS, (train, val, test)) for text in part], how
+
+
+def cut(texts, place, slack):
+    """texts before and after a place, a number of characters: where a line ends, or a word, at most slack earlier."""
+    for i, text in enumerate(texts):
+        if place < len(text):
+            break
+        place -= len(text)
+    start = max(place - slack, 0)
+    at = text.rfind('\n', start, place) + 1 or text.rfind(' ', start, place) + 1 or place
+    return [*texts[:i], *filter(None, [text[:at]])], [text[at:], *texts[i + 1:]]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# data sets
+
+def find(dataset, tokenizer, data_dir):
+    """A data set's folder, and its tokenizer if that is given as a folder's, else None."""
+    if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # of , and : train.py makes a mix
+        sys.exit(f'dataset={dataset}: a name has letters, digits, blanks, and single . _ + - alone')
+    if re.fullmatch(BY_NAME, tokenizer):
+        return pathlib.Path(data_dir, f'{dataset}-{tokenizer}'), None
+    if not os.path.isdir(tokenizer):
+        sys.exit(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192), nor a folder')
+    made = load_tokenizer(None, tokenizer)
+    return pathlib.Path(data_dir, f'{dataset}-{made.name}'), made
+
+
+def ready_tokenizer(name):
+    """The tokenizer of that name; None for a bpe<N>, which has to be trained."""
+    if name == 'byte':
+        return make_tokenizer(name, {})
+    if name.startswith('gpt2'):
+        return make_tokenizer(name, named_ranks(name), end_of_text=50256)   # GPT-2's own
+    if not 257 < int(name[3:]) <= 2**16:
+        sys.exit(f'tokenizer={name}: N must be more than 257 and at most 65536')
+
+
+def load(dataset, tokenizer, data_dir='data'):
+    """The folder and meta.json of a data set, prepared first if it is a known one that isn't there."""
+    folder, made = find(dataset, tokenizer, data_dir)
+    if not (folder / 'meta.json').exists():
+        if dataset not in KNOWN:
+            sys.exit(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: python '
+                     f'prepare_wiki.py --input=FILE {shlex.quote(f"--dataset={dataset}")} --tokenizer={tokenizer}')
+        print(f'{folder} is not there yet: preparing it')
+        prepare(dataset, tokenizer, data_dir=data_dir)
+    again = f'delete {folder} and prepare it again'
+    try:
+        meta = json.loads((folder / 'meta.json').read_bytes())
+        if meta['format'] != FORMAT:
+            sys.exit(f"{folder}: in format {meta['format']}, this code reads {FORMAT}; {again}")
+        if meta.pop('check') != check_of(meta):
+            raise ValueError('meta.json has changed since it was written')
+        for split, has in meta['splits'].items():
+            size, right = (folder / f'{split}.bin').stat().st_size, has['tokens'] * int(meta['dtype'][-1])
+            if size != right:
+                raise ValueError(f'{split}.bin has {size:,} bytes, not {right:,}')
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        sys.exit(f'{folder}: damaged ({error}); {again}')
+    if made and spec_of(made) != meta['tokenizer']:
+        sys.exit(f'{folder}: made with another tokenizer than {tokenizer}; {again}')
+    return folder, meta
+
+
+def check_of(meta):
+    """A hash of what meta.json says, kept with it: a number that has changed isn't taken for a right one."""
+    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
+
+
+def check_files(folder, meta):
+    """Exit unless the token files and the tokenizer are, bit for bit, those that were written."""
+    load_tokenizer(meta['tokenizer'], folder)
+    for split, has in meta['splits'].items():
+        if fingerprint(folder / f'{split}.bin')['sha256'] != has['sha256']:
+            sys.exit(f'{folder / split}.bin: not the file that was written; delete {folder} and prepare it again')
+
+
 def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', source='cohere'):
-    """Write the data set. A folder with another name is filled, then renamed: whole or not at all."""
-    if not re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', tokenizer):
-        sys.exit(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192)')
-    if tokenizer.startswith('bpe') and not 257 < int(tokenizer[3:]) <= 2**16:
-        sys.exit(f'tokenizer={tokenizer}: N must be more than 257 and at most 65536')
-    if re.search('[,:/]', dataset):   # train.py reads these as a mix
-        sys.exit(f'dataset={dataset}: give it a name without , : and /')
+    """Write the data set in a folder of another name, which then takes its place: whole or not at all."""
     if not 0 <= val_fraction < 0.5:
         sys.exit(f'val_fraction={val_fraction} must be between 0 and 0.5')
     if not input and dataset not in KNOWN:
         sys.exit(f'dataset={dataset} is not a known one ({", ".join(KNOWN)}); for your own text add --input=FILE')
     if input and dataset in KNOWN:
         sys.exit(f'--input with --dataset={dataset}: that name is taken, give yours another: --dataset=NAME')
-    if tokenizer.startswith('gpt2'):
-        make_tokenizer(tokenizer)   # if it can't be had, say so before the rest is downloaded
-    if dataset == 'pydocs':
-        documents, files = pydocs, [dict(file=f'pydocs of Python {sys.version.split()[0]}')]
-    else:
-        files = download_wikipedia(source, data_dir) if dataset == 'simplewiki' else [
-            dict(file=str(file)) | fingerprint(file) for file in input_files(input)]
-        documents = functools.partial(read_files, [pathlib.Path(file['file']) for file in files])
-    folder = pathlib.Path(data_dir, f'{dataset}-{tokenizer}')
-    part = folder.with_name(folder.name + '.part')
+    folder, made = find(dataset, tokenizer, data_dir)
+    made = made or ready_tokenizer(tokenizer)   # if it can't be had, say so before anything is downloaded
+    folder = folder.resolve()   # a link stays, and what it leads to is replaced
+    if folder.exists() and not (folder / 'meta.json').exists() and any(folder.iterdir()):
+        sys.exit(f'{folder}: has files, but no meta.json of a data set; move it away first')
+    work = folder.with_name(f'{folder.name}.part')
+    new, old = work / 'new', work / 'old'
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write(part, documents, tokenizer, val_fraction or (0.01 if dataset == 'simplewiki' else 0.05), files,
-              dataset == 'simplewiki')
-        (folder / 'meta.json').unlink(missing_ok=True)   # from here on the old one isn't taken for a data set
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
+        with lock(work):
+            try:
+                put_back(old, folder)
+                if dataset == 'pydocs':
+                    documents, files = pydocs, [dict(file=f'pydocs of Python {sys.version.split()[0]}')]
+                else:
+                    files = download_wikipedia(source, data_dir) if dataset == 'simplewiki' else [
+                        dict(file=str(file)) | fingerprint(file) for file in input_files(input)]
+                    documents = functools.partial(read_files, [pathlib.Path(file['file']) for file in files])
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir()
+                wikipedia = dataset == 'simplewiki'
+                write(new, documents, made, tokenizer, val_fraction or (0.01 if wikipedia else 0.05), files, wikipedia)
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(new, folder)
+            finally:
+                put_back(old, folder)
+                shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        sys.exit(f'{error.filename or part}: {error.strerror}; nothing was kept')
+        sys.exit(f'{error.filename or work}: {error.strerror}; nothing was kept')
     except ValueError as error:   # of tiktoken, at a million blanks in a row
         sys.exit(f"tokenizer={tokenizer}: a document that it can't encode ({error}); nothing was kept")
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
-def write(part, documents, name, val_fraction, files, wikipedia):
-    if name.startswith('bpe'):
-        progress = Progress('counting words')
-        counts = count_words(clean(documents(progress), wikipedia, collections.Counter()))
-        progress.end(f'{len(counts):,} distinct')
+def put_back(old, folder):
+    """The old data set, if a process ended after it had been moved away and before the new one came."""
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+
+
+def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
+    """The files of a data set, in an empty folder. Without a tokenizer one is trained on the training split."""
+    progress, left_out = Progress('encoding' if tokenizer else 'reading'), collections.Counter()
+    texts = clean(documents(progress), wikipedia, left_out)
+    held, small = hold(texts)
+    if not held:
+        sys.exit(f'{files[0]["file"]}: empty, there is no text in it')
+    parts, how = split_small(held, val_fraction) if small else (
+        split_all(itertools.chain(held, texts), val_fraction), BY_HASH)
+    if not tokenizer:
+        counts = count_words(text for split, text in parts if split == 'train')
+        progress.end(f'{len(counts):,} distinct words in train')
         progress = Progress(f'training {name}')
         ranks = train_bpe(counts, int(name[3:]) - 1, progress=progress)
         progress.end(f'{len(ranks):,} tokens and {END}')
-        (part / f'{name}.tiktoken').write_bytes(rank_lines(ranks))
-    encoding = make_tokenizer(name, part)
-    dtype = '<u2' if encoding.n_vocab > 256 else 'u1'
-    splits = {split: collections.Counter(documents=0, tokens=0, bytes=0, chars=0, words=0) for split in SPLITS}
-    left_out = collections.Counter(empty=0, duplicate=0, disambiguation=0)
-    progress = Progress('encoding')
-    work = functools.partial(encode, encoding, dtype, val_fraction)
-    for encoded in on_all_cores(work, clean(documents(progress), wikipedia, left_out)):
+        tokenizer = make_tokenizer(name, ranks)
+        progress = Progress('encoding')
+        if not small:   # the files are read again
+            left_out.clear()
+            parts = split_all(clean(documents(progress), wikipedia, left_out), val_fraction)
+    save_tokenizer(tokenizer, folder)
+    dtype = 'u1' if tokenizer.n_vocab <= 2**8 else '<u2' if tokenizer.n_vocab <= 2**16 else '<u4'
+    splits = {split: collections.Counter() for split in SPLITS}
+    hashes = {split: hashlib.sha256() for split in SPLITS}
+    for encoded in on_all_cores(functools.partial(encode, tokenizer, dtype), parts):
         for split, (ids, counts) in encoded.items():
             splits[split].update(counts)
-            with open(part / f'{split}.bin', 'ab') as out:
+            hashes[split].update(ids)
+            with open(folder / f'{split}.bin', 'ab') as out:
                 out.write(ids)
     total = sum(splits.values(), collections.Counter())
-    if not total:
-        sys.exit(f'{files[0]["file"]}: empty, there is no text in it')
     progress.end('{documents:,} documents, {bytes:,} bytes, {tokens:,} tokens'.format(**total))
+    left_out = {kind: left_out[kind] for kind in ('empty', 'duplicate', 'disambiguation')}
     print('  left out: ' + ', '.join(f'{n:,} {kind}' for kind, n in left_out.items()))
+    print(f'  split: {how}')
     for split, has in splits.items():
-        if not has['documents']:
-            sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more text, or a larger share '
-                     f'with --val_fraction (now {val_fraction})')
+        if not has:
+            sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more, or shorter, documents')
         print(f'  {split:5}  {has["documents"]:8,} documents  {has["tokens"]:11,} tokens  {has["bytes"]:11,} bytes')
-    ranks = getattr(encoding, '_mergeable_ranks', {b'0': 0})
-    meta = dict(format=FORMAT, tokenizer=dict(
-        name=name, vocab_size=encoding.n_vocab, end_of_text=encoding.eot_token,
-        max_token_bytes=max(map(len, ranks)), sha256=hashlib.sha256(rank_lines(ranks)).hexdigest()),
-        dtype=dtype, splits=splits, left_out=left_out, files=files, date=datetime.date.today().isoformat())
-    (part / 'meta.json').write_text(json.dumps(meta, indent=1), encoding='utf-8')
+        has['sha256'] = hashes[split].hexdigest()
+        with open(folder / f'{split}.bin', 'rb+') as out:
+            os.fsync(out.fileno())
+    meta = dict(format=FORMAT, tokenizer=spec_of(tokenizer), dtype=dtype, split=how, splits=splits, left_out=left_out,
+                files=files, date=datetime.date.today().isoformat())
+    write_whole(folder / 'meta.json', json.dumps(meta | dict(check=check_of(meta)), indent=1).encode())
 
 
-def encode(encoding, dtype, val_fraction, batch):
-    """{split: (token ids as bytes, counts)} of a batch of documents."""
+def hold(texts):
+    """The first texts, and whether they are all."""
+    held, size = [], 0
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if size > HELD:
+            return held, False
+    return held, True
+
+
+def encode(tokenizer, dtype, batch):
+    """{split: (token ids as bytes, counts)} of a batch of (split, text)."""
     import numpy as np
-    end, encoded, splits = np.array([encoding.eot_token], dtype).tobytes(), {}, collections.defaultdict(list)
-    for text in batch:
-        splits[split_of(text, val_fraction)].append(text)
+    end, encoded, splits = np.array([tokenizer.eot_token], dtype).tobytes(), {}, collections.defaultdict(list)
+    for split, text in batch:
+        splits[split].append(text)
     for split, texts in splits.items():
-        # as encode_ordinary, without a list of integers
-        ids = b''.join(end + encoding.encode_to_numpy(text, disallowed_special=()).astype(dtype).tobytes()
-                       for text in texts)
+        ids = b''.join(end + tokenizer.encode_to_numpy(text).astype(dtype).tobytes() for text in texts)
         encoded[split] = ids, dict(
             documents=len(texts), tokens=len(ids) // len(end), bytes=len(''.join(texts).encode()),
             chars=sum(map(len, texts)), words=sum(len(text.split()) for text in texts))
     return encoded
 
 
-def on_all_cores(work, documents, size=2**18):
-    """work(batch) of each batch of documents, about `size` characters, in order. What runs without Python's
+def on_all_cores(work, parts, size=2**18):
+    """work(batch) of each batch of (split, text), about `size` characters, in order. What runs without Python's
     lock, as tiktoken does, runs while the next documents are read."""
     cores = os.cpu_count()
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
         ahead, batch, held = collections.deque(), [], 0
-        for text in documents:
-            batch.append(text)
-            held += len(text)
+        for part in parts:
+            batch.append(part)
+            held += len(part[1])
             if held > size:
                 ahead.append(pool.submit(work, batch))
                 batch, held = [], 0
@@ -456,6 +495,11 @@ def on_all_cores(work, documents, size=2**18):
 
 if __name__ == '__main__':
     tokenizer = tokenizer or KNOWN.get(dataset, 'bpe4096')
+    if check:
+        folder, meta = load(dataset, tokenizer, data_dir)
+        check_files(folder, meta)
+        print(f'{folder}: whole')
+        sys.exit()
     prepare(dataset, tokenizer, input, val_fraction, data_dir, source)
-    print(f'next: python train.py --dataset={dataset} --tokenizer={tokenizer} --out_dir=out/{dataset}'
-          + f' --data_dir={data_dir}' * (data_dir != 'data'))
+    words = [f'--dataset={dataset}', f'--tokenizer={tokenizer}', f'--out_dir=out/{dataset}', f'--data_dir={data_dir}']
+    print(f'next: python train.py {shlex.join(words[:3 + (data_dir != "data")])}')

@@ -120,12 +120,17 @@ def restore_model(checkpoint, spelling, path, **changes):
     return model
 
 
+def newest_checkpoint(out_dir):
+    """Of a run's folder best.pt, else ckpt.pt."""
+    folder = pathlib.Path(out_dir)
+    return folder / ('ckpt.pt' if (folder / 'ckpt.pt').exists() and not (folder / 'best.pt').exists() else 'best.pt')
+
+
 def load_run(out_dir, device='cpu'):
     """(model, tokenizer, checkpoint) of a run's folder, which has all that they need: its best.pt, else ckpt.pt."""
-    folder = pathlib.Path(out_dir)
-    path = next((path for path in (folder / 'best.pt', folder / 'ckpt.pt') if path.exists()), folder / 'best.pt')
+    path = newest_checkpoint(out_dir)
     checkpoint = load_checkpoint(path)
-    tokenizer = tokenizers.load(checkpoint['tokenizer'], folder)
+    tokenizer = tokenizers.load(checkpoint['tokenizer'], path.parent)
     model = restore_model(checkpoint, tokenizers.spelling(tokenizer), path)
     return model.to(device).eval(), tokenizer, checkpoint
 

@@ -4,6 +4,8 @@ Text from a trained model. Everything it needs lies in the run's folder.
     python sample.py --out_dir=out/quick --prompt="The function returns"
     python sample.py --prompt=FILE:story.txt --num_samples=3
     echo "Once upon" | python sample.py --prompt=-
+    python sample.py --prompt="The function" --top=10              # what may come next, and how likely it is
+    python sample.py --prompt="The function" --show_tokens=True --html=tokens.html
 """
 out_dir = 'out/quick'     # the run's folder: best.pt, else ckpt.pt, and the tokenizer
 prompt = ''               # text, FILE:path, or - for standard input; none begins a new text
@@ -12,27 +14,37 @@ max_new_tokens = 200      # for each; a sample ends earlier where the model ends
 temperature = 0.8         # 0 always takes the likeliest token, above 1 is wilder than the model
 top_k = 200               # draw among this many likeliest tokens; 0 for all
 top_p = 1.0               # draw among the fewest tokens that together are this probable
-show_tokens = False       # instead, show the prompt cut into tokens, and the bits that each of its bytes costs
+top = 0                   # instead, show this many of the likeliest next tokens
+show_tokens = False       # instead, show the prompt cut into tokens, and the bits that each of them costs
+html = ''                 # with show_tokens, also a page of that name, the text coloured by how surprising it is
 seed = 0                  # the same seed, the same text; 0 draws a new one
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
-dtype = 'auto'            # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
+dtype = 'auto'            # bfloat16, float32, or int8 (CPU, faster); auto is bfloat16 where the hardware computes in it
 
-from configurator import configure, load_run, pick_device
-configure(globals(), one_of=dict(dtype='auto bfloat16 float32'),
-          at_least={0: 'temperature top_k', 1: 'num_samples max_new_tokens'})
+from configurator import configure, fail
+configure(globals(), one_of=dict(dtype='auto bfloat16 float32 int8'),
+          at_least={0: 'temperature top_k top seed', 1: 'num_samples max_new_tokens'})
+if not 0 < top_p <= 1:
+    fail(f'top_p={top_p} must be above 0 and at most 1')
+if 0 < temperature < 1e-3:   # its inverse would overflow
+    fail(f'temperature={temperature} must be 0 or at least 0.001')
 
 import codecs
 import math
 import pathlib
 import sys
 import time
+from html import escape
 
 import torch
 
-import prepare_wiki
+import run
+import tokenizer as tokenizers
 
-if not 0 < top_p <= 1:
-    sys.exit(f'top_p={top_p} must be above 0 and at most 1')
+PAGE = """<!doctype html><meta charset="utf-8"><title>Bits of each token</title>
+<style>:root { color-scheme: light dark } body { font: 1.2em/1.9 sans-serif; max-width: 45em; margin: 2em auto; padding: 0 1em }
+span { white-space: pre-wrap; border-radius: .2em; outline: 1px solid #8884 }</style>
+"""
 
 
 def read_prompt(prompt):
@@ -41,42 +53,85 @@ def read_prompt(prompt):
             return sys.stdin.buffer.read().decode()
         if prompt.startswith('FILE:'):
             return pathlib.Path(prompt[5:]).read_bytes().decode()
-    except UnicodeDecodeError as error:
-        sys.exit(f'--prompt={prompt}: not UTF-8 at byte {error.start}')
+        prompt.encode()   # fails at bytes of a terminal in another encoding than the system's
+    except UnicodeError as error:
+        fail(f'--prompt={prompt!a}: not UTF-8 at {error.start} (a terminal in another encoding?); write it to a file')
     return prompt
 
 
-device, autocast, machine = pick_device(device, dtype)
-model, encoding, checkpoint = load_run(out_dir, device)
-spelling = prepare_wiki.spelling(encoding)
+def bar(share, width=24):
+    return '#' * min(round(share * width), width)
+
+
+def show_next(log_probs, spelling, n):
+    """A line for each of the n likeliest tokens, of (V) log-probabilities."""
+    for log_p, token in zip(*(values.tolist() for values in log_probs.topk(min(n, len(log_probs))))):
+        print(f'{math.exp(log_p):6.1%} {bar(math.exp(log_p)):24} {named(spelling[token])}')
+
+
+def named(raw):
+    return repr(raw.decode(errors='replace')) if raw else '(end of text)'
+
+
+def show(tokens, nats):
+    """A line for each token, its bytes: its bits, as a bar too, and those of each choice. nats (T, symbols) are nan
+    where there was none: no other byte could follow."""
+    bits = nats / math.log(2)
+    for raw, total, symbols in zip(tokens, bits.nansum(1).tolist(), bits.tolist()):
+        names = [repr(bytes([byte]).decode('ascii', 'backslashreplace')) for byte in raw] + ['END']
+        parts = [name if math.isnan(cost) else f'{name} {cost:.1f}' for name, cost in zip(names, symbols)]
+        print(f'{total:6.1f} {bar(total / 24):24} {named(raw):18}', *(parts if len(symbols) > 1 else []))
+    size = sum(map(len, tokens))
+    print(f'{bits.nansum().item() / max(size, 1):6.2f} bits per byte, {len(tokens)} tokens, {size} bytes')
+
+
+def page(text, tokens, bits, title):
+    """The text as a page, each token on a background that is the redder the more bits it cost. Tokens that end
+    inside of a character stand with the next one."""
+    def span(text, cost):
+        red = min(cost / 12, 1) * 0.75
+        return f'<span title="{cost:.1f} bits" style="background: rgb(255 60 0 / {red:.2f})">{escape(text)}</span>'
+    decoder, waiting, spans = codecs.getincrementaldecoder('utf-8')('replace'), 0.0, []
+    for raw, cost in zip(tokens, bits):
+        waiting += cost
+        if shown := decoder.decode(raw):
+            spans.append(span(shown, waiting))
+            waiting = 0.0
+    legend = ' '.join(span(f' {cost} ', cost) for cost in (0, 3, 6, 9, 12))
+    return f'{PAGE}<p>{"".join(spans)}</p>\n<hr><p>bits that a token costs: {legend} and more<br>{escape(title)}</p>\n'
+
+
+device, autocast, machine = run.pick_device(device, 'float32' if dtype == 'int8' else dtype)
+run.keep_freed_memory()
+model, encoding, checkpoint = run.load_run(out_dir, device)
+if dtype == 'int8':
+    model.quantize()
+spelling = tokenizers.spelling(encoding)
 generator = torch.Generator(device)
 generator.manual_seed(seed) if seed else generator.seed()
-
-
-def show(ids, nats):
-    """A line for each token: its bits, as a bar too, and those of each of its symbols."""
-    for token, symbols in zip(ids, (nats / math.log(2)).tolist()):
-        raw, total = encoding.decode_bytes([token]), sum(symbols)
-        parts = [f'{bytes([b]).decode("ascii", "backslashreplace")!r} {bits:.1f}' for b, bits in zip(raw, symbols)]
-        parts += [f'END {bits:.1f}' for bits in symbols[len(raw):len(raw) + 1]]
-        print(f'{total:6.1f} {"#" * round(total):24} {raw.decode(errors="replace")!r:18}', *parts * (len(symbols) > 1))
-    size = sum(len(encoding.decode_bytes([token])) for token in ids)
-    print(f'{nats.sum().item() / math.log(2) / max(size, 1):6.2f} bits per byte, {len(ids)} tokens, {size} bytes')
-
-
 text = read_prompt(prompt)
 ids = [encoding.eot_token, *encoding.encode_ordinary(text)]   # every training document began like this
-if show_tokens:
-    if not ids[1:] or len(ids) > model.config.block_size:
-        sys.exit(f'show_tokens: the prompt has {len(ids) - 1} tokens; give it 1 to {model.config.block_size - 1}')
-    idx = torch.tensor([ids], device=device)
+
+if top or show_tokens:
+    if len(ids) - show_tokens > model.config.block_size or show_tokens and len(ids) == 1:
+        fail(f'the prompt has {len(ids) - 1} tokens; give it 1 to {model.config.block_size - 1}')
+    idx = torch.tensor([ids], device=device)                                     # (1, T)
     with torch.no_grad(), autocast:
-        nats = model.nll_of_symbols(idx[:, :-1], idx[:, 1:])[0].float()          # (T, symbols)
-    show(ids[1:], nats)
+        if top:
+            show_next(model.log_probs(idx)[0], spelling, top)
+        else:
+            nats = model.tokens.nll_of_symbols(model.hidden(idx[:, :-1]), idx[:, 1:])[0].float()   # (T, symbols)
+            tokens = [spelling[token] for token in ids[1:]]
+            show(tokens, nats)
+            if html:
+                costs = (nats.nansum(1) / math.log(2)).tolist()
+                pathlib.Path(html).write_text(page(text, tokens, costs, f'{out_dir}, step {checkpoint["iter"]}'), 'utf-8')
     sys.exit()
-idx = torch.tensor([ids] * num_samples, device=device)        # (num_samples, T)
+
+idx = torch.tensor([ids] * num_samples, device=device)                           # (num_samples, T)
 decoders = [codecs.getincrementaldecoder('utf-8')('replace') for _ in range(num_samples)]
-samples, ended, start, n = [text] * num_samples, [False] * num_samples, time.time(), 0
+samples, ended = [text] * num_samples, [False] * num_samples
+start, n = time.monotonic(), 0
 print(text, end='', flush=True)
 with autocast:
     if torch.is_autocast_enabled(device.type):
@@ -87,7 +142,7 @@ with autocast:
         for i, token in enumerate(tokens.tolist()):
             ended[i] = ended[i] or token == encoding.eot_token
             if not ended[i]:   # a character cut between two tokens waits in the decoder until it is whole
-                new = decoders[i].decode(spelling[token] if token < len(spelling) else model.tokens.spelled(token))
+                new = decoders[i].decode(spelling[token] or b'')
                 samples[i] += new
                 if i == 0:
                     print(new, end='', flush=True)
@@ -96,5 +151,6 @@ with autocast:
 for i, text in enumerate(samples[1:], 2):
     print(f'\n\n--- sample {i}\n{text}', end='')
 print()
-print(f'({num_samples} x {n} tokens, {num_samples * n / (time.time() - start):.0f} tokens/s, {machine}, '
-      f'step {checkpoint["iter"]}, seed {generator.initial_seed()})', file=sys.stderr)
+seconds = time.monotonic() - start
+print(f'({num_samples} x {n} tokens, {num_samples * n / seconds:.0f} tokens/s, {machine}, step {checkpoint["iter"]}, '
+      f'seed {generator.initial_seed()})', file=sys.stderr)
