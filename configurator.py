@@ -34,6 +34,7 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
     settings = {name: namespace[name] for name in known}
 
     def put(name, value, where):
+        name += '_' * (f'{name}_' in settings)   # from_ is the flag --from, which Python keeps for itself
         if name not in settings:
             near = difflib.get_close_matches(name, settings, 1, cutoff=0)[0]
             fail(f'{where}: no setting is called {name}; did you mean {near}? All: {script.name} --help')
@@ -60,7 +61,7 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
     if {'-h', '--help'} & {*argv}:
         print(namespace['__doc__'].strip() + '\n\nsettings, with their defaults:')
         for name, (default, comment, _) in known.items():
-            print(f'  --{name}={default!r}'.ljust(36) + f'  {comment}')
+            print(f'  --{name.rstrip("_")}={default!r}'.ljust(36) + f'  {comment}')
         sys.exit()
     least = {name: number for number, names in at_least.items() for name in names.split()}
     for name, value in settings.items():

@@ -1,0 +1,327 @@
+"""
+Weights in and out: a public Llama becomes a run like any other, and a run becomes what other programs read.
+
+    python convert.py --from=HuggingFaceTB/SmolLM2-135M --out_dir=out/smollm2      # or --from=FOLDER
+    python convert.py --out_dir=out/quick --to=hf --file=out/quick-hf              # for transformers
+    python convert.py --out_dir=out/tiny --to=llama2c --file=out/tiny.bin          # for llama2.c's run.c
+    python convert.py --out_dir=out/tiny --to=llama2c_q8 --file=out/tiny-q8.bin    # for its runq.c
+    python convert.py --out_dir=out/quick --to=int8 --file=out/quick-int8          # a run of a quarter of the size
+
+--from and --to=hf need `pip install safetensors`. llama2.c's files get a tokenizer.bin beside them.
+"""
+from_ = ''     # make a run of this folder in Hugging Face's layout, or of a name on huggingface.co
+out_dir = ''   # the run's folder
+to = ''        # what to make of the run: hf, llama2c, llama2c_q8 or int8
+file = ''      # where: a folder for hf and int8, else a file
+
+from configurator import configure, fail
+if __name__ == '__main__':
+    configure(globals())   # before what takes long to import
+
+import json
+import math
+import pathlib
+import struct
+
+import torch
+
+import run
+import tokenizer as tokenizers
+from download import download
+from model import Config
+
+# {name on huggingface.co: (revision, {file: sha256})}; others are taken as they are today
+PINNED = {'HuggingFaceTB/SmolLM2-135M': ('93efa2f097d58c2a74874c7e644dbc9b0cee75a2', {
+    'config.json': '1d556eab73b69c7f11f64c557a2f9c6f440bd4c6b89bb2584a6b498c92603843',
+    'tokenizer.json': '9ca9acddb6525a194ec8ac7a87f24fbba7232a9a15ffa1af0c1224fcd888e47c',
+    'model.safetensors': '80521b40281d6ce74e35c9282c22539e75aa0ac8578892b2a59955ef78d55da1'})}
+
+# config.json: our names of what may vary, and what a Llama of ours has in common with theirs
+SHAPE = dict(vocab_size='vocab_size', block_size='max_position_embeddings', n_layer='num_hidden_layers',
+             n_head='num_attention_heads', n_kv_head='num_key_value_heads', n_embd='hidden_size',
+             d_ff='intermediate_size', norm_eps='rms_norm_eps', tie_embeddings='tie_word_embeddings')
+FIXED = dict(model_type='llama', hidden_act='silu', attention_bias=False, mlp_bias=False)
+
+LAYER = {'attn_norm': 'input_layernorm', 'attn.query': 'self_attn.q_proj', 'attn.key': 'self_attn.k_proj',
+         'attn.value': 'self_attn.v_proj', 'attn.out': 'self_attn.o_proj',
+         'ffn_norm': 'post_attention_layernorm', 'ffn.gate': 'mlp.gate_proj', 'ffn.up': 'mlp.up_proj',
+         'ffn.down': 'mlp.down_proj'}
+
+# {our pattern of words: tokenizer.json's pre_tokenizer}: GPT-2's; SmolLM2's, each digit a word and white space
+# before it uncut; and none, for bytes
+DIGITS = tokenizers.WORDS.replace(r' ?\p{N}++', r'\p{N}|\s++(?=\p{N})')
+BYTES = dict(type='ByteLevel', add_prefix_space=False, trim_offsets=True, use_regex=True)
+CUTS = {tokenizers.WORDS: BYTES, '': BYTES | dict(use_regex=False), DIGITS: dict(
+    type='Sequence', pretokenizers=[dict(type='Digits', individual_digits=True), BYTES])}
+
+
+def names_of(n_layer):
+    """{a weight's name in our table model: its name in Hugging Face's Llama}"""
+    names = {'tokens.embedding': 'model.embed_tokens', 'norm': 'model.norm', 'tokens.head': 'lm_head'}
+    for i in range(n_layer):
+        for ours, theirs in LAYER.items():
+            names[f'blocks.{i}.{ours}'] = f'model.layers.{i}.{theirs}'
+    return {f'{ours}.weight': f'{theirs}.weight' for ours, theirs in names.items()}
+
+
+# ---------------------------------------------------------------------------------------------------
+# The tokenizer: tiktoken's ranks say which merge comes first, tokenizer.json which two parts it joins
+
+def byte_letters():
+    """The letter for each byte in tokenizer.json: its own in Latin-1 if that prints, else the next from 256 on."""
+    others = iter(range(256, 512))
+    prints = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    return [chr(byte if byte in prints else next(others)) for byte in range(256)]
+
+
+def spell(token, letters):
+    return ''.join(letters[byte] for byte in token)
+
+
+def halves(token, ranks):
+    """The two parts that the merges before a token's own leave of it."""
+    parts = [bytes([byte]) for byte in token]
+    while len(parts) > 2:
+        merges = [ranks.get(a + b, math.inf) for a, b in zip(parts, parts[1:])]
+        i = merges.index(min(merges))
+        parts[i:i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
+def tokenizer_json(tokenizer):
+    letters = byte_letters()
+    vocab, merges = {}, []
+    for token, i in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
+        vocab[spell(token, letters)] = i
+        if len(token) > 1:
+            merges.append(' '.join(spell(half, letters) for half in halves(token, tokenizer.ranks)))
+    vocab[tokenizers.END] = tokenizer.eot_token
+    end = dict(id=tokenizer.eot_token, content=tokenizers.END, special=True, normalized=False,
+               single_word=False, lstrip=False, rstrip=False)
+    return dict(version='1.0', added_tokens=[end], normalizer=None, pre_tokenizer=CUTS.get(tokenizer.pattern),
+                decoder=BYTES, model=dict(type='BPE', byte_fallback=False, vocab=vocab, merges=merges))
+
+
+def read_tokenizer(path, name, start, vocab_size):
+    """tokenizer.json as a tokenizer of ours. Whatever would cut a text otherwise than we write it is refused."""
+    theirs = json.loads(path.read_text(encoding='utf-8'))
+    for key, value in dict(normalizer=None, model=dict(type='BPE', byte_fallback=False)).items():
+        found = {part: theirs[key].get(part) for part in value} if value else theirs[key]
+        if found != value:
+            fail(f'{path}: {key}={found} is not supported, only {value}')
+    pattern = [pattern for pattern, cut in CUTS.items() if cut == theirs['pre_tokenizer']]
+    if not pattern:
+        fail(f'{path}: only the words of GPT-2 and SmolLM2 are known, not {theirs["pre_tokenizer"]}')
+    special = {token['content'] for token in theirs['added_tokens'] if token['special']}
+    letters = {letter: byte for byte, letter in enumerate(byte_letters())}
+    ranks = {}
+    for token, i in theirs['model']['vocab'].items():
+        if token not in special:
+            ranks[bytes(letters[letter] for letter in token)] = i
+    tokenizer = tokenizers.make(name, ranks, pattern[0], start, vocab_size)
+    merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in theirs['model']['merges']]
+    if merges != tokenizer_json(tokenizer)['model']['merges']:
+        fail(f'{path}: its merges are not those of byte-pair encoding in the order of the ids')
+    return tokenizer
+
+
+# ---------------------------------------------------------------------------------------------------
+# Hugging Face's layout
+
+def fetch(name):
+    """The folder where a model of huggingface.co now lies."""
+    folder = pathlib.Path('data/downloads', name.replace('/', '--'))
+    revision, sums = PINNED.get(name, ('main', {}))
+    for part in ('config.json', 'tokenizer.json', 'model.safetensors'):
+        address = f'https://huggingface.co/{name}/resolve/{revision}/{part}'
+        download(address, folder / part, sha256=sums.get(part))
+    return folder
+
+
+def read_hf(folder, name):
+    """(tokenizer, config, weights) of a Llama."""
+    from safetensors.torch import load_file
+    theirs = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    theirs = dict(tie_word_embeddings=False, rope_theta=10000.0, rms_norm_eps=1e-6) | theirs
+    theirs |= theirs.get('rope_parameters') or {}   # where newer ones keep RoPE's base
+    head_size = theirs['hidden_size'] // theirs['num_attention_heads']
+    only = dict(head_dim=head_size, rope_scaling=None, rope_type='default', quantization_config=None)
+    for key, value in (FIXED | only).items():
+        if theirs.get(key, value) not in (value, None):
+            fail(f'{folder}/config.json: {key}={theirs[key]} is not supported, only {value}')
+    shape = {ours: theirs[key] for ours, key in SHAPE.items()}
+    config = Config(**shape, rope_base=float(theirs['rope_theta']))
+    tensors = {}
+    for path in sorted(folder.glob('*.safetensors')):   # a large model comes in several
+        tensors |= load_file(path)
+    if config.tie_embeddings:
+        tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
+    names = names_of(config.n_layer)
+    if odd := tensors.keys() ^ names.values():
+        fail(f'{folder}: {sorted(odd)[0]} is missing, or more than a Llama of this config.json has')
+    start = theirs.get('bos_token_id')   # what every text begins with
+    if start is None:
+        start = theirs['eos_token_id']
+    tokenizer = read_tokenizer(folder / 'tokenizer.json', name, start, config.vocab_size)
+    if start in tokenizer.ranks.values():
+        fail(f'{folder}/config.json: bos_token_id={start}, with which a text begins, may be no token of text')
+    if start != theirs.get('eos_token_id', start):
+        print(f'a text ends with {theirs["eos_token_id"]} there; here it ends as it begins, with {start}')
+    return tokenizer, config, {ours: tensors[theirs].float() for ours, theirs in names.items()}
+
+
+@torch.no_grad()
+def llama_weights(model, idea):
+    """{name: matrix or vector} of the Llama that computes the same: what layers share, and adapters, written out."""
+    config = model.config
+    for ours, llama in (idea, ''), (config.embedding, 'table'), (config.ffn, 'swiglu'), (config.output_bias, False):
+        if ours != llama:
+            fail(f'{out_dir}: {"output_bias" if ours is True else ours} is no Llama; only --to=int8 writes it')
+    weights = {}
+    for name in names_of(config.n_layer):
+        module = model.get_submodule(name.removesuffix('.weight'))
+        weights[name] = module.weight
+        if 'ffn.' in name or 'attn.' in name:   # a matrix is what it does to each unit vector
+            width = config.d_ff if 'down' in name else config.n_embd
+            weights[name] = module(torch.eye(width)).T.contiguous()
+    return weights
+
+
+def write_hf(folder, weights, config, tokenizer):
+    from safetensors.torch import save_file
+    if tokenizer.pattern not in CUTS:
+        fail(f'{out_dir}: tokenizer.json can say the words of GPT-2 and SmolLM2, not {tokenizer.pattern}')
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {theirs: weights[ours] for ours, theirs in names_of(config.n_layer).items()}
+    if config.tie_embeddings:
+        del tensors['lm_head.weight']
+    save_file(tensors, folder / 'model.safetensors', {'format': 'pt'})
+    shape = {theirs: getattr(config, ours) for ours, theirs in SHAPE.items()}
+    ends = dict(bos_token_id=tokenizer.eot_token, eos_token_id=tokenizer.eot_token)
+    names = dict(bos_token=tokenizers.END, eos_token=tokenizers.END)
+    files = dict(
+        config=dict(**FIXED, **shape, **ends, architectures=['LlamaForCausalLM'], rope_theta=config.rope_base,
+                    torch_dtype='float32'),
+        generation_config=ends,
+        tokenizer_config=dict(**names, tokenizer_class='PreTrainedTokenizerFast', model_max_length=config.block_size),
+        tokenizer=tokenizer_json(tokenizer))
+    for name, content in files.items():
+        (folder / f'{name}.json').write_text(json.dumps(content, indent=1), encoding='utf-8')
+
+
+# ---------------------------------------------------------------------------------------------------
+# int8, and llama2.c's files
+
+def to_int8(rows):
+    """(N, n) floats -> (N, n) int8 and (N) scales: a row is its int8 numbers times its scale."""
+    scales = rows.abs().amax(dim=1).clamp(min=1e-20) / 127   # a row of zeros stays one
+    return (rows / scales[:, None]).round().to(torch.int8), scales
+
+
+def int8_rows(state_dict):
+    """The weights with their matrices in int8, and {name: scales} of these."""
+    weights, scales, done = dict(state_dict), {}, {}
+    for name, weight in weights.items():
+        if weight.dim() == 2:   # norms and biases are small, and stay
+            key = weight.data_ptr()
+            if key not in done:   # what layers share is kept once
+                done[key] = to_int8(weight)
+            weights[name], scales[name] = done[key]
+    return weights, scales
+
+
+def llama2c_vocabulary(tokenizer):
+    """[(our id, spelling, score)] by the id that run.c wants: 1 begins a text, and the bytes follow from 3 on.
+
+    run.c puts a blank before a prompt: with the start of a text it makes the 2, a second start that is spelled like
+    both and has the best score. White space merges last, so that its last blank goes to the word that follows."""
+    end = tokenizer.eot_token
+    bytes_ = [tokenizer.ranks.get(bytes([byte]), end) for byte in range(256)]
+    others = sorted({*range(tokenizer.n_vocab)} - {end, *bytes_})
+    spelled = tokenizers.spelling(tokenizer)
+    vocabulary = []
+    for i in [bytes_[0], end, end, *bytes_, *others]:
+        token = spelled[i] or b'<|%d|>' % i   # nothing would end the file, and a 0 the string
+        late = tokenizer.n_vocab if token.isspace() else 0
+        vocabulary.append((i, token.replace(b'\0', b'<0x00>'), -float(i + late)))
+    start = tokenizers.END.encode()
+    vocabulary[1:3] = (end, start, 0.0), (end, start + b' ', 1.0)
+    return vocabulary
+
+
+def write_llama2c(path, weights, config, tokenizer, int8):
+    """A header, then all layers of a kind together, in float32; or the vectors, then the matrices in int8."""
+    if (config.rope_base, config.norm_eps) != (10000, 1e-5):
+        fail(f'llama2.c has rope_base=10000 and norm_eps=1e-05 built in, not {config.rope_base} and {config.norm_eps}')
+    vocabulary = llama2c_vocabulary(tokenizer)
+    ids = [i for i, _, _ in vocabulary]
+    tensors = [weights['tokens.embedding.weight'][ids]]
+    for name in ('attn_norm', 'attn.query', 'attn.key', 'attn.value', 'attn.out', 'ffn_norm', 'ffn.gate', 'ffn.down', 'ffn.up'):
+        for i in range(config.n_layer):
+            tensor = weights[f'blocks.{i}.{name}.weight']
+            if name in ('attn.query', 'attn.key'):   # its RoPE turns neighbours, not halves
+                tensor = tensor.unflatten(0, (-1, 2, config.n_embd // config.n_head // 2))   # (H, 2, K/2, C)
+                tensor = tensor.transpose(1, 2).flatten(0, 2)
+            tensors.append(tensor)
+    tensors.append(weights['norm.weight'])
+    head = [] if config.tie_embeddings else [weights['tokens.head.weight'][ids]]
+    shape = [config.n_embd, config.d_ff, config.n_layer, config.n_head, config.n_kv_head, len(ids), config.block_size]
+    if int8:
+        group = math.gcd(64, config.n_embd, config.d_ff)   # so many numbers share a scale
+        header = struct.pack('<Ii7iBi', 0x616b3432, 2, *shape, config.tie_embeddings, group).ljust(256, b'\0')
+        matrices = [tensor for tensor in tensors + head if tensor.dim() == 2]
+        tensors = [tensor for tensor in tensors if tensor.dim() == 1]
+        for matrix in matrices:
+            tensors += to_int8(matrix.reshape(-1, group))
+    else:
+        shape[5] *= 1 if config.tie_embeddings else -1
+        header = struct.pack('<7i', *shape)
+        angles = torch.zeros(config.block_size, config.n_embd // config.n_head)   # which run.c skips
+        tensors += [angles, *head]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'wb') as out:
+        out.write(header)
+        for tensor in tensors:
+            out.write(tensor.detach().numpy().tobytes())
+    with open(path.with_name('tokenizer.bin'), 'wb') as out:
+        out.write(struct.pack('<i', max(len(token) for _, token, _ in vocabulary)))
+        for _, token, score in vocabulary:
+            out.write(struct.pack('<fi', score, len(token)) + token)
+
+
+def write_run(folder, tokenizer, checkpoint):
+    if (folder / 'best.pt').exists() or (folder / 'ckpt.pt').exists():
+        fail(f'{folder}: holds a run already; choose another folder')
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizers.save(tokenizer, folder)
+    run.save_checkpoint(folder / 'best.pt', checkpoint)
+
+
+def main():
+    if not out_dir or bool(from_) == bool(to) or bool(to) != bool(file):
+        fail('give --from and --out_dir, or --out_dir, --to and --file: see convert.py --help')
+    if from_:
+        source = pathlib.Path(from_)
+        try:
+            tokenizer, config, weights = read_hf(source if source.is_dir() else fetch(from_), source.name)
+        except (ImportError, KeyError, TypeError, ValueError) as error:
+            fail(f'{from_}: {type(error).__name__}: {error}')
+        return write_run(pathlib.Path(out_dir), tokenizer, dict(
+            format=run.FORMAT, config=vars(config), idea='', model=weights, counts=None, iter=0,
+            tokenizer=tokenizers.spec_of(tokenizer), settings=dict(source=from_)))
+    model, tokenizer, checkpoint = run.load_run(out_dir)
+    target = pathlib.Path(file)
+    if to == 'hf':
+        write_hf(target, llama_weights(model, checkpoint['idea']), model.config, tokenizer)
+    elif to in ('llama2c', 'llama2c_q8'):
+        write_llama2c(target, llama_weights(model, checkpoint['idea']), model.config, tokenizer, to == 'llama2c_q8')
+    elif to == 'int8':
+        kept = {key: checkpoint.get(key) for key in [*run.CONTENTS, 'counts']}
+        kept['model'], kept['scales'] = int8_rows(model.state_dict())
+        write_run(target, tokenizer, kept)
+    else:
+        fail(f'to={to} must be hf, llama2c, llama2c_q8 or int8')
+
+
+if __name__ == '__main__':
+    main()

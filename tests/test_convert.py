@@ -1,0 +1,338 @@
+"""convert.py beside transformers, tokenizers, and a reader of llama2.c's files that shares no code with it."""
+import json
+import pathlib
+import random
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import fails_in_one_line, run, story
+
+import convert
+import run as runs
+import tokenizer as tokenizers
+from model import GPT, Config
+
+SMALL = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, d_ff=96, block_size=64)
+ODD = ['', ' ', 'Hello  world', "don't we'll I'M", 'x = 12345  67\n\n\n  y', '\t\ta\r\nb', 'Zoë 老师 🐈 naïve', 'a   1 \n 2',
+       '½ ⅷ ٣٤', 'é', 'e\u0301', '\u00a0x\u2003y', ' .. !!??', 'x\u2028y', "'s 's's", '１２ ３']
+
+
+def texts(n):
+    """n strings of words, spaces, digits, signs and letters of many scripts, in no order."""
+    letters = " \n\t'.,!?()abcdefgstrelABC0123456789éßжλ老师你🐈½\u00a0\u2003"
+    words = story(60).split(' ')
+    draw = random.Random(0)
+    made = [''.join(draw.choice(letters) for _ in range(draw.randrange(30))) for _ in range(n // 2)]
+    return made + [''.join(draw.choice([*words, ' ', '  ', '\n', '12', 'the ']) for _ in range(12)) for _ in range(n - n // 2)]
+
+
+def make_run(folder, tokenizer=None, idea='', **changes):
+    """A run's folder with a random model whose every number matters, norms and adapters too."""
+    if tokenizer is None:
+        tokenizer = tokenizers.make('bpe400', tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400))
+    config = Config(**{'vocab_size': tokenizer.n_vocab, **SMALL, **changes})
+    torch.manual_seed(0)
+    model = runs.build_model(config, tokenizers.spelling(tokenizer), torch.ones(tokenizer.n_vocab)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * (0.3 if p.dim() == 1 else 0.1))
+    folder.mkdir(parents=True)
+    tokenizers.save(tokenizer, folder)
+    runs.save_checkpoint(folder / 'best.pt', dict(
+        format=runs.FORMAT, config=vars(config), idea=idea, model=model.state_dict(), counts=torch.ones(tokenizer.n_vocab),
+        tokenizer=tokenizers.spec_of(tokenizer), settings={}, iter=1))
+    return model, tokenizer
+
+
+def converted(folder, *flags):
+    status, out, err = run(folder, 'convert.py', *flags)
+    assert status == 0, err
+    return out
+
+
+def logits(model, idx):
+    with torch.no_grad():
+        return model.tokens.head(model.hidden(idx))
+
+
+# ---------------------------------------------------------------------------------------------------
+# Hugging Face's layout
+
+def foreign(folder, digits, tied=True):
+    """A random Llama that transformers has saved, with a tokenizer that the library tokenizers has trained."""
+    transformers, library = pytest.importorskip('transformers'), pytest.importorskip('tokenizers')
+    tokenizer = library.Tokenizer(library.models.BPE())
+    words = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if digits:
+        words = library.pre_tokenizers.Sequence([library.pre_tokenizers.Digits(individual_digits=True), words])
+    tokenizer.pre_tokenizer = words
+    tokenizer.decoder = library.decoders.ByteLevel()
+    special = ['<|endoftext|>', '<|im_start|>', '<|im_end|>']   # at the first ids
+    tokenizer.train_from_iterator([story(300)], library.trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet()))
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-6, tie_word_embeddings=tied, bos_token_id=0,
+        eos_token_id=0, rope_parameters=dict(rope_type='default', rope_theta=50000.0)))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / 'tokenizer.json'))
+    return model.eval(), tokenizer
+
+
+@pytest.mark.parametrize('digits, tied', [(True, True), (False, False)])
+def test_a_llama_of_transformers_becomes_a_run_with_the_same_logits_and_the_same_ids(tmp_path, digits, tied):
+    theirs, cut = foreign(tmp_path / 'theirs', digits, tied)
+    converted(tmp_path, '--from=theirs', '--out_dir=ours')
+    model, tokenizer, _ = runs.load_run(tmp_path / 'ours')
+    idx = torch.randint(512, (2, 64))
+    with torch.no_grad():
+        assert (logits(model, idx) - theirs(idx).logits).abs().max() < 1e-4
+    assert model.config.rope_base == 50000 and model.config.norm_eps == 1e-6 and tokenizer.eot_token == 0
+    for text in ODD + texts(1000):
+        assert tokenizer.encode_ordinary(text) == cut.encode(text).ids, text
+    converted(tmp_path, '--out_dir=ours', '--to=hf', '--file=back')   # and all the way round
+    converted(tmp_path, '--from=back', '--out_dir=again')
+    again, same, _ = runs.load_run(tmp_path / 'again')
+    assert same.ranks == tokenizer.ranks and same.pattern == tokenizer.pattern and same.eot_token == 0
+    for (name, p), q in zip(model.state_dict().items(), again.state_dict().values()):
+        assert torch.equal(p, q), name
+
+
+@pytest.mark.parametrize('changes', [
+    {}, dict(tie_embeddings=False, rope_base=500.0, norm_eps=1e-3), dict(share='ffn', lora_rank=3),
+    dict(share='block', share_every=2), dict(share='block', lora_rank=4), dict(lora_rank=2)], ids=str)
+def test_transformers_computes_what_a_run_computes(tmp_path, changes):
+    transformers = pytest.importorskip('transformers')
+    model, tokenizer = make_run(tmp_path / 'run', **changes)
+    converted(tmp_path, '--out_dir=run', '--to=hf', '--file=hf')
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'hf').eval()
+    idx = torch.randint(tokenizer.n_vocab, (2, 64))
+    with torch.no_grad():
+        assert (logits(model, idx) - theirs(idx).logits).abs().max() < 1e-5
+    assert theirs.generation_config.eos_token_id == tokenizer.eot_token
+
+
+@pytest.mark.parametrize('name', ['bpe', 'byte', 'sparse'])
+def test_transformers_cuts_text_as_a_run_does(tmp_path, name):
+    transformers = pytest.importorskip('transformers')
+    ranks = tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400)
+    if name == 'sparse':   # ids that begin at 7, with gaps, as gpt2-16 and SmolLM2 have
+        ranks = {token: 2 * rank + 7 for token, rank in ranks.items()}
+    _, tokenizer = make_run(tmp_path / 'run', tokenizers.make(name, ranks))
+    converted(tmp_path, '--out_dir=run', '--to=hf', '--file=hf')
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
+    for text in ODD + texts(1000):
+        ids = tokenizer.encode_ordinary(text)
+        assert theirs(text, add_special_tokens=False).input_ids == ids, text
+        assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
+    assert theirs.eos_token_id == theirs.bos_token_id == tokenizer.eot_token
+
+
+def test_what_is_not_supported_is_one_line_that_names_it(tmp_path):
+    foreign(tmp_path / 'good', digits=True)
+    for file, change, word in [
+            ('config.json', dict(model_type='qwen2'), 'qwen2'), ('config.json', dict(attention_bias=True), 'attention_bias'),
+            ('config.json', dict(hidden_act='gelu'), 'gelu'), ('config.json', dict(bos_token_id=300), '300'),
+            ('config.json', dict(rope_parameters=dict(rope_type='llama3', rope_theta=1e4)), 'llama3'),
+            ('config.json', dict(num_hidden_layers=4), 'model.layers.3'), ('config.json', dict(num_hidden_layers=2), 'model.layers.2'),
+            ('tokenizer.json', dict(normalizer=dict(type='NFC')), 'NFC'),
+            ('tokenizer.json', dict(pre_tokenizer=dict(type='Metaspace')), 'Metaspace'),
+            ('tokenizer.json', dict(model=dict(type='Unigram')), 'Unigram'),
+            ('tokenizer.json', 'merges', 'merges')]:
+        folder = tmp_path / word
+        folder.mkdir()
+        for path in (tmp_path / 'good').iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        content = json.loads((folder / file).read_text(encoding='utf-8'))
+        if change == 'merges':
+            content['model']['merges'].reverse()
+        else:
+            content |= change
+        (folder / file).write_text(json.dumps(content), encoding='utf-8')
+        fails_in_one_line(run(tmp_path, 'convert.py', f'--from={word}', '--out_dir=new'), word)
+    fails_in_one_line(run(tmp_path, 'convert.py', '--from=nowhere', '--out_dir=new'), 'nowhere')
+    assert not (tmp_path / 'new').exists()
+
+
+def test_what_is_no_llama_is_one_line(tmp_path):
+    for i, (changes, word) in enumerate([(dict(output_bias=True), 'output_bias'), (dict(ffn='gelu'), 'gelu'),
+                                         (dict(embedding='byte_pool', n_byte_embd=32), 'byte_pool')]):
+        make_run(tmp_path / str(i), **changes)
+        for to in ('hf', 'llama2c'):
+            fails_in_one_line(run(tmp_path, 'convert.py', f'--out_dir={i}', f'--to={to}', '--file=x'), word, 'no Llama')
+    make_run(tmp_path / 'base', rope_base=500.0)
+    fails_in_one_line(run(tmp_path, 'convert.py', '--out_dir=base', '--to=llama2c', '--file=x'), '500')
+    for flags in [[], ['--to=hf'], ['--out_dir=base', '--to=hf'], ['--out_dir=base', '--to=gguf', '--file=x'],
+                  ['--from=x', '--to=hf', '--out_dir=base', '--file=x']]:
+        fails_in_one_line(run(tmp_path, 'convert.py', *flags))
+    fails_in_one_line(run(tmp_path, 'convert.py', '--from=x', '--out_dir=base'), 'holds a run already')
+    assert not (tmp_path / 'x').exists()
+
+
+# ---------------------------------------------------------------------------------------------------
+# int8
+
+@pytest.mark.parametrize('changes', [{}, dict(tie_embeddings=False), dict(share='block', lora_rank=2),
+                                     dict(embedding='byte_pool', n_byte_embd=32)], ids=str)
+def test_a_run_in_int8_loads_as_any_run_and_is_a_quarter_of_the_size(tmp_path, changes):
+    model, tokenizer = make_run(tmp_path / 'run', **{'n_embd': 256, 'd_ff': 512, **changes})
+    converted(tmp_path, '--out_dir=run', '--to=int8', '--file=small')
+    small, same, checkpoint = runs.load_run(tmp_path / 'small')
+    assert same.ranks == tokenizer.ranks and checkpoint['config'] == vars(model.config)
+    for (name, p), q in zip(model.state_dict().items(), small.state_dict().values()):
+        allowed = p.abs().amax(-1, keepdim=True) / 127 * 0.5001 if p.dim() == 2 else 0
+        assert ((p - q).abs() <= allowed).all(), name
+    sizes = [(tmp_path / name / 'best.pt').stat().st_size for name in ('small', 'run')]
+    assert sizes[0] < 0.29 * sizes[1], sizes   # 0.26, and torch's directory of a file this small
+
+
+# ---------------------------------------------------------------------------------------------------
+# llama2.c, read by its format's description: https://github.com/karpathy/llama2.c, run.c and runq.c
+
+def read_llama2c(path):
+    """(config, {name: array}) of a model.bin, whole or in int8 groups; those are multiplied out."""
+    data, at, weights = path.read_bytes(), 28, {}
+    int8 = data[:4] == b'24ka'   # 0x616b3432, little-endian
+    fields = struct.unpack_from('<7i', data, 8 if int8 else 0)
+    config = dict(zip(('dim', 'hidden', 'layers', 'heads', 'kv_heads', 'vocab', 'length'), fields))
+    shared, config['vocab'] = config['vocab'] > 0, abs(config['vocab'])
+    if int8:
+        version, (shared, group), at = struct.unpack_from('<i', data, 4)[0], struct.unpack_from('<Bi', data, 36), 256
+        assert version == 2
+        config['group'] = group
+    dim, hidden, layers = config['dim'], config['hidden'], config['layers']
+    head_size = dim // config['heads']
+    kv = head_size * config['kv_heads']
+    shapes = dict(table=(config['vocab'], dim), att_norm=(layers, dim), wq=(layers, dim, dim), wk=(layers, kv, dim),
+                  wv=(layers, kv, dim), wo=(layers, dim, dim), ffn_norm=(layers, dim), w1=(layers, hidden, dim),
+                  w2=(layers, dim, hidden), w3=(layers, hidden, dim), norm=(dim,), angles=(config['length'], head_size),
+                  head=(config['vocab'], dim))
+    order = list(shapes)
+    if int8:
+        order = ['att_norm', 'ffn_norm', 'norm', 'table', 'wq', 'wk', 'wv', 'wo', 'w1', 'w2', 'w3', 'head']
+    for name in order[:-1] if shared else order:
+        shape = shapes[name]
+        parts = []
+        for _ in range(shape[0] if int8 and len(shape) == 3 else 1):
+            count = int(np.prod(shape[1:] if int8 and len(shape) == 3 else shape))
+            if int8 and 'norm' not in name:
+                numbers = np.frombuffer(data, 'i1', count, at).reshape(-1, group)
+                scales = np.frombuffer(data, '<f4', count // group, at + count)
+                parts.append(numbers * scales[:, None])
+                at += count + 4 * (count // group)
+            else:
+                parts.append(np.frombuffer(data, '<f4', count, at))
+                at += 4 * count
+        weights[name] = np.concatenate(parts).reshape(shape)
+    assert at == len(data)
+    weights.setdefault('head', weights['table'])
+    return config, weights
+
+
+def read_vocabulary(path):
+    """[(spelling, score)] of a tokenizer.bin."""
+    data, at, vocabulary = path.read_bytes(), 4, []
+    while at < len(data):
+        score, size = struct.unpack_from('<fi', data, at)
+        assert size > 0   # run.c takes nothing for the end of the file
+        vocabulary.append((data[at + 8:at + 8 + size], score))
+        at += 8 + size
+    assert struct.unpack_from('<i', data)[0] == max(len(token) for token, _ in vocabulary)
+    return vocabulary
+
+
+def forward(config, weights, ids, activations=False):
+    """The logits after each of the ids, as run.c computes them: RoPE turns neighbours. With activations, as runq.c
+    does: what a matrix is applied to is rounded to int8 too, in groups."""
+    def norm(x, weight):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * weight
+
+    def rounded(x):
+        if not activations:
+            return x
+        groups = x.reshape(len(x), -1, config['group'])
+        scales = np.abs(groups).max(-1, keepdims=True) / 127
+        return (np.round(groups / scales) * scales).reshape(x.shape)
+
+    T, K = len(ids), config['dim'] // config['heads']
+    angles = np.outer(np.arange(T), 10000.0 ** (-np.arange(0, K, 2) / K))[:, None]
+
+    def turn(x):
+        pairs = x.reshape(T, -1, K // 2, 2)
+        a, b = pairs[..., 0], pairs[..., 1]
+        return np.stack((a * np.cos(angles) - b * np.sin(angles), a * np.sin(angles) + b * np.cos(angles)), -1).reshape(T, -1, K)
+
+    x = weights['table'][ids].astype(np.float64)
+    for i in range(config['layers']):
+        w = {name: weight[i] for name, weight in weights.items() if len(weight) == config['layers']}
+        h = rounded(norm(x, w['att_norm']))
+        q, k, v = turn(h @ w['wq'].T), turn(h @ w['wk'].T), (h @ w['wv'].T).reshape(T, -1, K)
+        k, v = (np.repeat(part, config['heads'] // config['kv_heads'], 1) for part in (k, v))
+        scores = np.einsum('thk,shk->hts', q, k) / np.sqrt(K) + np.triu(np.full((T, T), -np.inf), 1)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = np.einsum('hts,shk->thk', scores / scores.sum(-1, keepdims=True), v).reshape(T, -1)
+        x = x + rounded(mixed) @ w['wo'].T
+        h = rounded(norm(x, w['ffn_norm']))
+        gate = h @ w['w1'].T
+        x = x + rounded(gate / (1 + np.exp(-gate)) * (h @ w['w3'].T)) @ w['w2'].T
+    return rounded(norm(x, weights['norm'])) @ weights['head'].T
+
+
+def encode(vocabulary, text):
+    """The ids of a prompt as run.c finds them: a start, a blank, characters or else bytes, then the best merges."""
+    ids = {token: i for i, (token, _) in reversed([*enumerate(vocabulary)])}
+    found = [1]
+    for character in ' ' + text if text else '':
+        raw = character.encode()
+        found += [ids[raw]] if raw in ids else [byte + 3 for byte in raw]
+    while True:
+        merges = [(vocabulary[ids[pair]][1], -at) for at in range(len(found) - 1)
+                  if (pair := vocabulary[found[at]][0] + vocabulary[found[at + 1]][0]) in ids]
+        if not merges:
+            return found
+        at = -max(merges)[1]
+        found[at:at + 2] = [ids[vocabulary[found[at]][0] + vocabulary[found[at + 1]][0]]]
+
+
+@pytest.mark.parametrize('changes', [{}, dict(tie_embeddings=False), dict(share='block', lora_rank=3)], ids=str)
+def test_llama2c_files_compute_what_the_run_computes(tmp_path, changes):
+    model, tokenizer = make_run(tmp_path / 'run', **changes)
+    converted(tmp_path, '--out_dir=run', '--to=llama2c', '--file=model.bin')
+    converted(tmp_path, '--out_dir=run', '--to=llama2c_q8', '--file=q8.bin')
+    config, weights = read_llama2c(tmp_path / 'model.bin')
+    vocabulary = read_vocabulary(tmp_path / 'tokenizer.bin')
+    assert config['vocab'] == len(vocabulary) == tokenizer.n_vocab + 2
+    places = {token: i for i, (token, _) in reversed([*enumerate(vocabulary)])}
+    ours = [tokenizer.eot_token, *tokenizer.encode_ordinary('The cat draws seven apples.')]
+    theirs = [1] + [places[tokenizer.decode_bytes([i])] for i in ours[1:]]
+    expected = logits(model, torch.tensor([ours]))[0].numpy()
+    got = forward(config, weights, theirs)
+    for i in range(tokenizer.n_vocab - 1):
+        assert np.abs(got[:, places[tokenizer.decode_bytes([i]) or b'<0x00>']] - expected[:, i]).max() < 1e-4 if i else True
+    assert np.abs(got[:, 1] - expected[:, tokenizer.eot_token]).max() < 1e-4
+    small, rounded = read_llama2c(tmp_path / 'q8.bin')
+    assert small.pop('group') == 32 and small == config
+    for name, weight in weights.items():
+        assert np.abs(weight - rounded.get(name, 0)).max() <= np.abs(weight).max() / 254 * 1.001, name
+
+
+def test_llama2c_cuts_a_prompt_as_the_run_does(tmp_path):
+    _, tokenizer = make_run(tmp_path / 'run')
+    converted(tmp_path, '--out_dir=run', '--to=llama2c', '--file=model.bin')
+    vocabulary = read_vocabulary(tmp_path / 'tokenizer.bin')
+    prompts = [line for line in story(200).split('\n') if line] + [
+        'def f(x):\n    return x', ' begins with a blank', 'two  blanks', '\xa0', 'Zoë 老师 🐈', 'a' * 60, '1066!?']
+    for text in prompts:
+        ids = encode(vocabulary, text)
+        assert ids[0] == 2   # the start of a text, with the blank that run.c puts before a prompt
+        spelled = [vocabulary[i][0] for i in ids[1:]]
+        assert spelled == [tokenizer.decode_bytes([i]) for i in tokenizer.encode_ordinary(text)], text
+    assert encode(vocabulary, '') == [1]
