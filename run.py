@@ -13,6 +13,7 @@ import importlib
 import os
 import pathlib
 import sys
+import warnings
 import zipfile
 
 import torch
@@ -228,3 +229,37 @@ def add_to_log(path, values):
     values = {name: f'{value:.6g}' if isinstance(value, float) else value for name, value in values.items()}
     with open(path, 'a', newline='') as file:
         csv.DictWriter(file, COLUMNS).writerow(values)
+
+
+class OneRow(torch.nn.Module):
+    """A Linear, for one row at a time on a CPU. PyTorch multiplies a row with a matrix in a single thread; a batch of
+    products, each with a part of the matrix, or a product with its transpose if it is a long one, takes all of them."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, self.long = linear, linear.out_features > 8 * linear.in_features
+        threads = torch.get_num_threads()
+        self.parts = threads if linear.out_features % threads == 0 else 1
+        weight = linear.weight.detach()
+        self.matrix = weight.T.contiguous() if self.long else weight.view(self.parts, -1, linear.in_features).mT
+
+    def forward(self, x):
+        if x.numel() > x.size(-1) or self.linear.bias is not None:
+            return self.linear(x)
+        if self.long:
+            return x @ self.matrix
+        return torch.bmm(x.view(1, 1, -1).expand(self.parts, 1, -1), self.matrix).view(*x.shape[:-1], -1)
+
+
+def prepare_to_generate(model, dtype, device):
+    """Trade memory for tokens per second, in a model that will not be trained: int8 weights (a scale for each row,
+    and for each vector that comes; CPU only), or the same numbers laid out for one row at a time."""
+    if dtype == 'int8':
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')   # that it will be another library's; torch is pinned
+            torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8, inplace=True)
+    elif device.type == 'cpu' and not torch.is_autocast_enabled('cpu'):
+        for module in [*model.modules()]:
+            for name, child in [*module.named_children()]:
+                if type(child) is torch.nn.Linear:
+                    setattr(module, name, OneRow(child))
