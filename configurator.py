@@ -30,7 +30,9 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
             stream.reconfigure(encoding=None if stream.isatty() else 'utf-8', errors='backslashreplace')
     script = pathlib.Path(namespace['__file__'])
     argv = sys.argv[1:] if argv is None else argv
-    known, given = read_settings(script), []             # {name: (default, comment, types)}
+    known, given = {}, []             # {name: (default, comment, types)}
+    for name, (_, *about) in read_settings(script).items():
+        known[name] = namespace[name], *about
     settings = {name: namespace[name] for name in known}
 
     def put(name, value, where):

@@ -1,10 +1,9 @@
 """
-The network: a Llama-style transformer over tokens (the "modern transformer" of arXiv 2405.14159, section 4).
-
-Read it in chapters, each understandable from what stands above it: 1. the transformer over a token table; 2. byte
-pooling, which replaces that table; 3. layers that share weights; 4. generation, and the whole: class GPT.
+The network: a Llama-style transformer over tokens (the "modern transformer" of arXiv 2405.14159, section 4), in
+chapters, each understandable from what stands above it: 1. the transformer over a token table; 2. byte pooling,
+which replaces that table; 3. layers that share weights; 4. generation, and the whole: class GPT.
     nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | everything up to idx)
-is all that training and evaluation need. `python model.py config/tiny_10m.py` prints a model's parts.
+is all that training and evaluation need.
 
 Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V vocabulary. In byte
 pooling n tokens of L symbols (bytes and END) or choices each, S symbols at most, D byte width.
@@ -12,7 +11,7 @@ pooling n tokens of L symbols (bytes and END) or choices each, S symbols at most
 import functools
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
@@ -87,46 +86,47 @@ class Dropout(nn.Module):
         return x * keep / (1 - self.p)
 
 
-def rotary_angles(block_size, head_size, base):
-    """cos and sin of position * base^(-2i/K), both (block_size, K/2). RoPE, arXiv 2104.09864."""
-    frequencies = base ** (-torch.arange(0, head_size, 2).float() / head_size)   # (K/2)
-    angles = torch.outer(torch.arange(block_size).float(), frequencies)          # (block_size, K/2)
-    return angles.cos(), angles.sin()
+class Rotary(nn.Module):
+    """cos and sin of position * base^(-2i/K), for positions from `past` on. RoPE, arXiv 2104.09864."""
+
+    def __init__(self, block_size, config):
+        super().__init__()
+        K = config.n_embd // config.n_head
+        frequencies = config.rope_base ** (-torch.arange(0, K, 2).float() / K)   # (K/2)
+        angles = torch.outer(torch.arange(block_size).float(), frequencies)      # (block_size, K/2)
+        self.register_buffer('cos', angles.cos(), persistent=False)
+        self.register_buffer('sin', angles.sin(), persistent=False)
+
+    def forward(self, past, T):
+        return self.cos[past:past + T], self.sin[past:past + T]                  # 2 x (T, K/2)
 
 
-def rotate(x, cos, sin):
-    """Turn the pairs (i, i + K/2) of x (B, H, T, K) by the angles of their positions, (T, K/2) each.
+def rotate(x, angles):
+    """Turn the pairs (i, i + K/2) of x (B, H, T, K) by the angles of their positions.
     Halves rather than neighbours, as Hugging Face's Llama: its weights fit ours one to one."""
+    cos, sin = angles                                                   # (T, K/2) each
     a, b = x.chunk(2, dim=-1)                                           # 2 x (B, H, T, K/2)
     turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)  # (B, H, T, K)
     return turned.type_as(x)
 
 
 def attend(q, k, v, causal=True):
-    """softmax(q k' / sqrt(K)) v, as the formula says. The T queries are the last T of the S positions of k
-    and v, and a causal one sees nothing after its own. (B, H, T, K), 2 x (B, H, S, K) -> (B, H, T, K)"""
-    T, S = q.size(2), k.size(2)
-    scores = (q * q.size(3)**-0.5) @ k.mT                               # (B, H, T, S)
-    if causal:
-        future = torch.full((T, S), -math.inf, dtype=q.dtype, device=q.device)
-        scores = scores + future.triu(S - T + 1)
-    return scores.softmax(-1) @ v                                       # (B, H, T, K)
-
-
-def attend_fast(q, k, v):
-    """attend() that never holds all scores. k and v may have fewer heads, each for several of q."""
+    """softmax(q k' / sqrt(K)) v, without ever holding all of q k'. The T queries are the last T of the S positions of
+    k and v, and a causal one sees nothing after its own. k and v may have fewer heads, each for several of q.
+    (B, H, T, K), 2 x (B, n_kv_head, S, K) -> (B, H, T, K)"""
     T, S = q.size(2), k.size(2)
     mask = None
-    if 1 < T < S:   # PyTorch's own causal mask is for T = S, and a single query may see everything
+    if causal and 1 < T < S:   # PyTorch's own causal mask is for T = S
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S, enable_gqa=True)
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and T == S, enable_gqa=True)
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention: n_head queries share n_kv_head keys and values (arXiv 2305.13245)."""
+    """Grouped-query attention: n_head queries share n_kv_head keys and values (arXiv 2305.13245)."""
 
-    def __init__(self, config):
+    def __init__(self, config, causal):
         super().__init__()
+        self.causal = causal
         self.head_size = config.n_embd // config.n_head
         kv_width = config.n_kv_head * self.head_size
         self.query = nn.Linear(config.n_embd, config.n_embd, bias=False)
@@ -138,13 +138,13 @@ class Attention(nn.Module):
         """(B, T, H K) -> (B, H, T, K)"""
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
-    def forward(self, x, cos, sin, cache=None):
-        q = rotate(self.heads(self.query(x)), cos, sin)                 # (B, T, C) -> (B, H, T, K)
-        k = rotate(self.heads(self.key(x)), cos, sin)                   # (B, n_kv_head, T, K)
+    def forward(self, x, angles, cache=None):
+        q = rotate(self.heads(self.query(x)), angles)                   # (B, T, C) -> (B, H, T, K)
+        k = rotate(self.heads(self.key(x)), angles)                     # (B, n_kv_head, T, K)
         v = self.heads(self.value(x))                                   # (B, n_kv_head, T, K)
         if cache is not None:
             k, v = cache.append(k, v)                                   # now with those of earlier tokens
-        y = attend_fast(q, k, v)                                        # (B, H, T, K)
+        y = attend(q, k, v, self.causal)                                # (B, H, T, K)
         return self.out(y.transpose(1, 2).flatten(2))                   # (B, T, C)
 
 
@@ -166,16 +166,16 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Tokens look at earlier ones, then each thinks for itself; both add to what was there."""
 
-    def __init__(self, config, dropout):
+    def __init__(self, config, dropout, causal=True):
         super().__init__()
         self.attn_norm = Norm(config.n_embd, eps=config.norm_eps)
-        self.attn = Attention(config)
+        self.attn = Attention(config, causal)
         self.ffn_norm = Norm(config.n_embd, eps=config.norm_eps)
         self.ffn = FeedForward(config.n_embd, config.d_ff, config.ffn)
         self.dropout = dropout
 
-    def forward(self, x, cos, sin, cache=None):
-        x = x + self.dropout(self.attn(self.attn_norm(x), cos, sin, cache))
+    def forward(self, x, angles, cache=None):
+        x = x + self.dropout(self.attn(self.attn_norm(x), angles, cache))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
@@ -189,6 +189,10 @@ class TokenTable(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=config.output_bias)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.02)
+        if config.output_bias:
+            nn.init.zeros_(self.head.bias)
 
     def embed(self, idx):
         return self.embedding(idx)                                      # (B, T) -> (B, T, C)
@@ -230,9 +234,7 @@ class Transformer(nn.Module):
         self.tokens = self.make_tokens()
         self.blocks = nn.ModuleList(self.make_blocks())
         self.norm = Norm(config.n_embd, eps=config.norm_eps)
-        cos, sin = rotary_angles(config.block_size, config.n_embd // config.n_head, config.rope_base)
-        self.register_buffer('cos', cos, persistent=False)
-        self.register_buffer('sin', sin, persistent=False)
+        self.rotary = Rotary(config.block_size, config)
         self.init_weights()
 
     def make_tokens(self):
@@ -242,25 +244,21 @@ class Transformer(nn.Module):
         return [Block(self.config, self.dropout) for _ in range(self.config.n_layer)]
 
     def init_weights(self):
-        """Normal with std 0.02; 0.02 / sqrt(2 n_layer) for the projections that add to the residual
-        stream, so that its size doesn't grow with depth (GPT-2, section 2.3); norms start at 1, biases at 0."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+        """Normal with std 0.02 here and in the tables; 0.02 / sqrt(2 n_layer) for the projections that add to the
+        residual stream, so that its size doesn't grow with depth (GPT-2, section 2.3). Norms start at 1."""
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
-            if getattr(module, 'bias', None) is not None:
-                nn.init.zeros_(module.bias)
         for block in self.blocks:
             for proj in (block.attn.out, block.ffn.down):
                 nn.init.normal_(proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, idx, caches=None):
         """(B, T) token ids -> (B, T, C) final states; with caches, idx continues what they hold."""
-        past = caches[0].length if caches else 0
-        cos = self.cos[past:past + idx.size(1)]                         # (T, K/2)
-        sin = self.sin[past:past + idx.size(1)]                         # (T, K/2)
+        angles = self.rotary(caches[0].length if caches else 0, idx.size(1))
         x = self.dropout(self.tokens.embed(idx))                        # (B, T) -> (B, T, C)
         for i, block in enumerate(self.blocks):
-            x = block(x, cos, sin, caches[i] if caches else None)
+            x = block(x, angles, caches[i] if caches else None)
         return self.norm(x)
 
     def forward(self, idx, targets):
@@ -273,39 +271,44 @@ class Transformer(nn.Module):
 END = 256   # the symbol after a token's last byte; the end of a text is the empty token, END alone
 
 
-def grow_tree(symbols, counts):
-    """The tree of a vocabulary: its tokens' symbols (V, S) and how often each token occurs (V) -> {name: table}.
+def grow_tree(spelling, counts, S):
+    """The tree of a vocabulary, as tables. `spelling` has the bytes of each token by id, b'' for the end of a text,
+    None for an id without a token; `counts` (V) how often each occurs in the training text.
 
     All tokens walk from the empty beginning, a symbol at a time. A beginning that more than one symbol follows
     is a choice, and has a number. Of each choice the tables tell its place in the token, the byte before it and
-    the log count of each symbol that may follow, minus infinity for the others; of each token how many choices it
-    makes, their numbers, and the symbol that it takes at each."""
-    V, S = symbols.shape
+    the log count of each symbol that may follow, minus infinity for the others; of each token its symbols, how many
+    choices it makes, their numbers, and the symbol that it takes at each."""
+    V = len(spelling)
+    ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])
+    symbols = torch.full((V, S), END)
+    symbols[ids] = torch.tensor([[*spelling[i], *[END] * (S - len(spelling[i]))] for i in ids.tolist()])
+    counts = torch.as_tensor(counts)[ids].double() + 1    # 1, so that no token is impossible
     n_choices = torch.zeros(V, dtype=torch.long)
     choices = torch.zeros(V, S, dtype=torch.long)
     chosen = torch.zeros(V, S, dtype=torch.long)
     places, befores, log_counts = [], [], []
-    n = 0                                                 # choices so far
-    at = torch.zeros(V, dtype=torch.long)                 # which of the beginnings of this length each token has
+    at = torch.zeros(len(ids), dtype=torch.long)          # which of the beginnings of this length each token has
     before = torch.tensor([END])                          # the last symbol of each of these beginnings
     for place in range(S):
         # an edge leads from a beginning, by a symbol, to one that is longer by this symbol
-        edges, edge = (257 * at + symbols[:, place]).unique(return_inverse=True)
+        edges, edge = (257 * at + symbols[ids, place]).unique(return_inverse=True)
         start, symbol = edges // 257, edges % 257
         is_choice = start.bincount() > 1                  # of each beginning
-        number = n + is_choice.cumsum(0) - 1              # of each that is one
+        number = len(places) + is_choice.cumsum(0) - 1    # of each that is one
         known = torch.full((len(is_choice), 257), -math.inf)
         known[start, symbol] = edge.bincount(counts).log().float()
         log_counts.append(known[is_choice])
         befores.append(before[is_choice])
         places += [place] * int(is_choice.sum())
-        tokens = is_choice[at].nonzero()[:, 0]            # those that have to choose here
-        choices[tokens, n_choices[tokens]] = number[at[tokens]]
+        here = is_choice[at]                              # of each token: does it have to choose?
+        tokens = ids[here]
+        choices[tokens, n_choices[tokens]] = number[at[here]]
         chosen[tokens, n_choices[tokens]] = symbols[tokens, place]
         n_choices[tokens] += 1
-        n, at, before = len(places), edge, symbol
-    return dict(n_choices=n_choices, choices=choices, chosen=chosen, place=torch.tensor(places),
-                before=torch.cat(befores), log_counts=torch.cat(log_counts))
+        at, before = edge, symbol
+    return dict(symbols=symbols, length=(symbols != END).sum(1) + 1, n_choices=n_choices, choices=choices, chosen=chosen,
+                place=torch.tensor(places), before=torch.cat(befores), log_counts=torch.cat(log_counts))
 
 
 def by_size(sizes):
@@ -314,29 +317,6 @@ def by_size(sizes):
     for size, which in enumerate(order.split(sizes.bincount().tolist())):
         if size > 0 and len(which) > 0:
             yield size, which
-
-
-class ByteBlock(nn.Module):
-    """Attention among the symbols of one token, then a feed-forward."""
-
-    def __init__(self, config, causal):
-        super().__init__()
-        D = config.n_byte_embd
-        self.n_head = config.n_byte_head
-        self.causal = causal
-        self.attn_norm = Norm(D, eps=config.norm_eps)
-        self.qkv = nn.Linear(D, 3 * D, bias=False)
-        self.out = nn.Linear(D, D, bias=False)
-        self.ffn_norm = Norm(D, eps=config.norm_eps)
-        self.ffn = FeedForward(D, 3 * D, config.ffn)
-
-    def forward(self, x):
-        qkv = self.qkv(self.attn_norm(x))                               # (n, L, 3 D)
-        heads = qkv.unflatten(-1, (3, self.n_head, -1))                 # (n, L, 3, H, K)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)                          # 3 x (n, H, L, K)
-        y = attend(q, k, v, self.causal)                                # (n, H, L, K)
-        x = x + self.out(y.transpose(1, 2).flatten(2))                  # (n, L, D)
-        return x + self.ffn(self.ffn_norm(x))
 
 
 class BytePool(nn.Module):
@@ -350,42 +330,21 @@ class BytePool(nn.Module):
     def __init__(self, config):
         super().__init__()
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
+        small = replace(config, n_embd=D, n_head=config.n_byte_head, n_kv_head=config.n_byte_head, d_ff=3 * D)
+        self.S = S
+        self.rotary = Rotary(S, small)
         self.byte_in = nn.Embedding(257, D)
-        self.place_in = nn.Embedding(S, D)
-        self.encoder = nn.ModuleList(ByteBlock(config, causal=False) for _ in range(config.n_encoder_layer))
+        self.encoder = nn.ModuleList(Block(small, nn.Identity(), False) for _ in range(config.n_encoder_layer))
         self.pool = nn.Linear(D, C, bias=False)
         self.slices = nn.Linear(C, (S - 1) * D, bias=False)   # a vector for each choice (MegaByte, arXiv 2305.07185)
         self.byte_out = nn.Embedding(257, D)
-        self.place_out = nn.Embedding(S - 1, D)               # after S - 1 bytes only END can follow
-        self.decoder = nn.ModuleList(ByteBlock(config, causal=True) for _ in range(config.n_decoder_layer))
+        self.decoder = nn.ModuleList(Block(small, nn.Identity()) for _ in range(config.n_decoder_layer))
         self.norm = Norm(D, eps=config.norm_eps)
         self.head = nn.Linear(D, 257, bias=False)
 
-    def init_weights(self):
-        """Bytes, places and slices of h of like size, so that the decoder hears all three from the start: with
-        embeddings of 0.02 it takes hundreds of steps to notice the bytes. Its blocks start mild, as the core's."""
-        for module in (self.byte_in, self.place_in, self.byte_out, self.place_out):
-            nn.init.normal_(module.weight, std=1.0)
-        nn.init.normal_(self.slices.weight, std=0.3 * self.slices.in_features**-0.5)
-        for block in (*self.encoder, *self.decoder):
-            for proj in (block.qkv, block.out, *block.ffn.children()):
-                nn.init.normal_(proj.weight, std=0.5 * proj.in_features**-0.5)
-            for proj in (block.out, block.ffn.down):
-                proj.weight.data /= math.sqrt(2 * len(self.decoder))
-
     def spell(self, spelling, counts):
-        """Tell the model its vocabulary: the bytes of each token by id, b'' for the end of a text, None for an id
-        without a token; and (V) how often each occurs in the training text. All below is look-ups in tables of it."""
-        S = self.place_in.num_embeddings
-        symbols = torch.full((len(spelling), S), END)
-        ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])
-        symbols[ids] = torch.tensor([[*token, *[END] * (S - len(token))] for token in spelling if token is not None])
-        tables = grow_tree(symbols[ids], torch.as_tensor(counts)[ids].double() + 1)   # 1: no token is impossible
-        for name in ('n_choices', 'choices', 'chosen'):   # an id without a token makes no choice
-            shape = (len(spelling), *tables[name].shape[1:])
-            tables[name] = torch.zeros(shape, dtype=torch.long).index_copy(0, ids, tables[name])
-        tables |= dict(symbols=symbols, length=(symbols != END).sum(1) + 1)
-        for name, table in tables.items():
+        """Tell the model its vocabulary; see grow_tree(). From then on all is look-ups in its tables."""
+        for name, table in grow_tree(spelling, counts, self.S).items():
             self.register_buffer(name, table.to(self.head.weight.device), persistent=False)
 
     @torch.compiler.disable   # the shapes in here are others at each step
@@ -395,9 +354,9 @@ class BytePool(nn.Module):
         vectors = self.norm.weight.new_empty(len(tokens), self.pool.out_features)
         for L, which in by_size(self.length[tokens]):
             symbols = self.symbols[tokens[which], :L]                   # (n, L)
-            x = self.byte_in(symbols) + self.place_in.weight[:L]        # (n, L, D)
+            x = self.byte_in(symbols)                                   # (n, L, D)
             for block in self.encoder:
-                x = block(x)
+                x = block(x, self.rotary(0, L))
             vectors[which] = self.pool(x.mean(1)).type_as(vectors)      # (n, C)
         return F.embedding(where, vectors)
 
@@ -405,16 +364,16 @@ class BytePool(nn.Module):
         """(n, C) states, (n, L) choices to make after them -> (n, L, 257) logits of the symbols at each."""
         L, D = choices.size(1), self.head.in_features
         x = F.linear(h, self.slices.weight[:L * D]).unflatten(-1, (L, D))
-        x = x + self.byte_out(self.before[choices]) + self.place_out(self.place[choices])   # (n, L, D)
+        x = x + self.byte_out(self.before[choices])                     # (n, L, D)
         for block in self.decoder:
-            x = block(x)
+            x = block(x, self.rotary(0, L))
         return self.head(self.norm(x)) + self.log_counts[choices]       # a model that knows nothing knows these
 
     @torch.compiler.disable
     def nll_of_symbols(self, h, targets):
         """(B, T, C) states, (B, T) targets -> (B, T, S) nats of each symbol, nan where there is no choice."""
         h, tokens = h.flatten(0, 1), targets.flatten()
-        nats = self.log_counts.new_full((len(tokens), self.symbols.size(1)), math.nan)
+        nats = self.log_counts.new_full((len(tokens), self.S), math.nan)
         nats[self.n_choices[tokens] == 0] = math.inf                    # an id without a token
         for L, which in by_size(self.n_choices[tokens]):
             choices = self.choices[tokens[which], :L]                   # (n, L)
@@ -437,7 +396,7 @@ class BytePool(nn.Module):
     def sample(self, h, choose):
         """(B, C) states -> (B) token ids. The tokens that are still possible become fewer with each choice."""
         possible = (self.n_choices > 0).expand(len(h), -1)              # (B, V)
-        for i in range(self.symbols.size(1)):
+        for i in range(self.S):
             token = possible.byte().argmax(1)                           # (B), any one of them: all agree so far
             if (self.n_choices[token] <= i).all():
                 return token
@@ -500,11 +459,10 @@ class LayerCache:
         if self.length == 0:
             self.k = k.new_empty(*k.shape[:2], self.room, k.size(3))
             self.v = torch.empty_like(self.k)
-        end = self.length + k.size(2)
-        self.k[:, :, self.length:end] = k
-        self.v[:, :, self.length:end] = v
-        self.length = end
-        return self.k[:, :, :end], self.v[:, :, :end]
+        start, self.length = self.length, self.length + k.size(2)
+        self.k[:, :, start:self.length] = k
+        self.v[:, :, start:self.length] = v
+        return self.k[:, :, :self.length], self.v[:, :, :self.length]
 
 
 class GPT(Transformer):
@@ -527,50 +485,27 @@ class GPT(Transformer):
             use_matrices(block.attn, attn, 0 if c.share == 'ffn' else c.lora_rank)
         return blocks
 
-    def init_weights(self):
-        super().init_weights()
-        if self.config.embedding == 'byte_pool':
-            self.tokens.init_weights()
-
-    @torch.no_grad()
-    def read(self, idx, window=None, caches=None):
-        """Read (B, T) new tokens after those in window. Returns (B, C), the state after the last one,
-        and the new window and caches. When the window outgrows block_size its older half is forgotten
-        and the newer half is read afresh from position 0: exact, and paid once in block_size / 2 tokens."""
-        window = idx if window is None else torch.cat((window, idx), dim=1)
-        if window.size(1) > self.config.block_size:
-            window = window[:, -(self.config.block_size // 2):]
-            caches = None
-        if caches is None:
-            idx = window
-            caches = [LayerCache(self.config.block_size) for _ in self.blocks]
-        return self.hidden(idx, caches)[:, -1], window, caches
-
     @torch.no_grad()
     def generate(self, idx, max_new_tokens, **how):
-        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see choose()."""
-        window = caches = None
+        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see choose().
+        When the window outgrows block_size its older half is forgotten and the newer half is read afresh from
+        position 0: exact, and paid once in block_size / 2 tokens."""
+        window, caches = idx, None
         for _ in range(max_new_tokens):
-            h, window, caches = self.read(idx, window, caches)
+            if window.size(1) > self.config.block_size:
+                window, caches = window[:, -(self.config.block_size // 2):], None
+            if caches is None:
+                idx, caches = window, [LayerCache(self.config.block_size) for _ in self.blocks]
+            h = self.hidden(idx, caches)[:, -1]                         # (B, C)
             token = self.tokens.sample(h, functools.partial(choose, **how))
             yield token
             idx = token[:, None]                                        # (B) -> (B, 1)
+            window = torch.cat((window, idx), dim=1)
 
     @torch.no_grad()
     def log_probs(self, idx):
         """(B, T) token ids -> (B, V), the log-probability of every token of the vocabulary after them."""
-        return self.tokens.log_probs(self.read(idx)[0])
-
-    def tables(self):
-        """The matrices that are AdamW's where Muon takes the others: those that are looked up or score symbols,
-        and LoRA's (by Muon 2.186 bits per byte, by AdamW 2.157: docs/study.py, 'block + LoRA', seed 1337)."""
-        tables = [self.tokens.head.weight]
-        for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                tables.append(module.weight)
-            if isinstance(module, LoRA):
-                tables += [module.A.weight, module.B]
-        return list(dict.fromkeys(tables))   # a tied table only once
+        return self.tokens.log_probs(self.hidden(idx[:, -self.config.block_size:])[:, -1])
 
     def count_parameters(self):
         """{part: parameters}; a tensor used twice counts once."""

@@ -46,7 +46,7 @@ import sys
 import zlib
 
 from download import download, fingerprint, lock, write_whole
-from tokenizer import END, count_words, named_ranks, spec_of, train_bpe
+from tokenizer import END, check_of, count_words, named_ranks, spec_of, train_bpe
 from tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
@@ -115,8 +115,10 @@ def input_files(paths):
         files += wanted
         others += [file for file in found if file not in wanted]
     check_pyarrow(files)
-    left = f'; not read: {", ".join(file.name for file in others[:3])}' + f' and {len(others) - 3} more' * (len(others) > 3)
-    print(f'{paths}: {len(files)} files to read{left if others else ""}')
+    print(f'{paths}: {len(files)} files to read')
+    if others:
+        named = [file.name for file in others[:3]] + ['...'] * (len(others) > 3)
+        print(f'  not read, for their names: {len(others)} ({", ".join(named)})')
     return files
 
 
@@ -189,7 +191,9 @@ def read_records(file, raw, articles):
             if isinstance(record, str):
                 record = json.loads(record) if record.strip() else dict(text='')
             title = record.get('title') or ''
-            text = record['text'] if 'text' in record else '\n\n'.join(list_of(record['paragraphs']))
+            if 'text' not in record and not isinstance(record['paragraphs'], list):
+                raise TypeError   # the letters of a text would pass for paragraphs
+            text = record['text'] if 'text' in record else '\n\n'.join(record['paragraphs'])
             (title + text).encode()
             passage = 'wiki_id' in record and 'paragraph_id' in record
             if passage:
@@ -201,12 +205,6 @@ def read_records(file, raw, articles):
                 reason = 'brackets in brackets, too deep'
             sys.exit(f'{file}, line {number}: {reason}: {str(record)[:60]!r}')
         yield None if passage else join(title, text)
-
-
-def list_of(paragraphs):
-    if not isinstance(paragraphs, list):   # the letters of a text would pass for paragraphs
-        raise TypeError
-    return paragraphs
 
 
 def join(title, text):
@@ -343,11 +341,6 @@ def load(dataset, tokenizer, data_dir='data'):
     return folder, meta
 
 
-def check_of(meta):
-    """A hash of what meta.json says, kept with it: a number that has changed isn't taken for a right one."""
-    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
-
-
 def check_files(folder, meta):
     """Exit unless the token files and the tokenizer are, bit for bit, those that were written."""
     load_tokenizer(meta['tokenizer'], folder)
@@ -423,7 +416,7 @@ def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
         if not small:   # the files are read again
             left_out.clear()
             parts = split_all(clean(documents(progress), wikipedia, left_out), val_fraction)
-    save_tokenizer(tokenizer, folder)
+    spec = save_tokenizer(tokenizer, folder)
     dtype = 'u1' if tokenizer.n_vocab <= 2**8 else '<u2' if tokenizer.n_vocab <= 2**16 else '<u4'
     splits = {split: collections.Counter() for split in SPLITS}
     hashes = {split: hashlib.sha256() for split in SPLITS}
@@ -445,7 +438,7 @@ def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
         has['sha256'] = hashes[split].hexdigest()
         with open(folder / f'{split}.bin', 'rb+') as out:
             os.fsync(out.fileno())
-    meta = dict(format=FORMAT, tokenizer=spec_of(tokenizer), dtype=dtype, split=how, splits=splits, left_out=left_out,
+    meta = dict(format=FORMAT, tokenizer=spec, dtype=dtype, split=how, splits=splits, left_out=left_out,
                 files=files, date=datetime.date.today().isoformat())
     write_whole(folder / 'meta.json', json.dumps(meta | dict(check=check_of(meta)), indent=1).encode())
 

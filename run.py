@@ -5,8 +5,9 @@ A run: its device, its folder and its checkpoints. train.py writes them; sample.
 
 A checkpoint is a dict: format, config (a dict of model.Config), idea ('' or the name of a file in ideas/), model (its
 state dict), counts (how often each token occurs in the training text, or None), tokenizer (its spec), settings, iter,
-and what a resume needs. Beside it lies tokenizer.tiktoken. With `scales` {name: (rows)}, some of the weights are int8.
+and what a resume needs. Beside it lie tokenizer.tiktoken and log.csv. With `scales` {name: (rows)}, some of the weights are int8.
 """
+import csv
 import ctypes
 import importlib
 import os
@@ -18,8 +19,13 @@ import torch
 
 import tokenizer as tokenizers
 from configurator import command, fail
+from download import lock
 
 FORMAT = 3
+COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
+           'tokens_per_s', 'seconds', 'mc_acc', 'mc_acc_norm', 'mc_log_prob')
+# what a run has to keep when it goes on, beside its shape
+KEPT = ('idea', 'dataset', 'shares', 'tokenizer', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed')
 CONTENTS = dict(format=int, config=dict, idea=str, model=dict, tokenizer=dict, settings=dict, iter=int)
 
 
@@ -147,3 +153,78 @@ def save_checkpoint(path, checkpoint):
     except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
         part.unlink(missing_ok=True)
         sys.exit(f'{path}: not written ({str(error).splitlines()[0]}); any older one is kept')
+
+
+def take_over(settings, given, before, fixed, where):
+    """An earlier run's settings hold, but for those given now; and those that are `fixed` can't be given otherwise."""
+    for name, value in before.items():
+        if name not in given:
+            settings[name] = value
+        elif name in fixed and value != settings[name]:
+            fail(f'--{name}={settings[name]}: the run in {where} has {value} and has to keep it')
+
+
+def go_on(settings, given, checkpoint, source, eval_only):
+    """Settings for the run to go on as it began."""
+    if 'optimizers' not in checkpoint and not eval_only:
+        hint = command('train.py', init_from=source.parent, out_dir='out/NAME')
+        fail(f'{source} has weights and no state of training; start from them: {hint}')
+    before = {name: value for name, value in checkpoint['settings'].items() if name != 'out_dir'}
+    take_over(settings, given, before, {*checkpoint['config'], *KEPT}, source.parent)
+    blocks = settings['batch_size'] * settings['grad_accum']
+    blocks_before = before.get('batch_size', 1) * before.get('grad_accum', 1)
+    if blocks != blocks_before and not eval_only:
+        fail(f"batch_size={settings['batch_size']} times grad_accum={settings['grad_accum']}: the run in "
+             f'{source.parent} has {blocks_before} blocks in a step and has to keep them')
+
+
+def start_from(settings, given, checkpoint, source):
+    """Settings for a new run that starts from this one's weights: its shape. Returns what is to change in its config:
+    a lora_rank, where it had none, gives it adapters."""
+    if pathlib.Path(settings['out_dir']).resolve() == source.parent.resolve():
+        fail(f"out_dir={settings['out_dir']} is the run to start from; give another one")
+    shape = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
+    changes = {}
+    if settings['lora_rank'] and not shape['lora_rank']:
+        changes['lora_rank'] = settings['lora_rank']
+        del shape['lora_rank']
+    take_over(settings, given, shape, {*shape}, source.parent)
+    return changes
+
+
+def take_folder(folder, fresh):
+    """Lock a run's folder, and keep what this returns. What an older run left there is moved beside it if a fresh one
+    is to begin, so that nothing is lost."""
+    held = lock(folder)
+    if fresh and any((folder / name).exists() for name in ('ckpt.pt', 'best.pt', 'log.csv')):
+        n = 1
+        while (old := folder.with_name(f'{folder.name}.{n}')).exists():
+            n += 1
+        os.rename(folder, old)
+        print(f'the run that was in {folder} is now in {old}')
+        held = lock(folder)
+    return held
+
+
+def cut_log(path, keep):
+    """Rewrite log.csv with the rows whose steps `keep` says yes to: what came after the checkpoint will come again."""
+    rows = []
+    if path.exists():
+        try:
+            with open(path, encoding='utf-8-sig', newline='') as file:
+                rows = [row for row in csv.DictReader(file) if keep(int(row['iter']))]
+            if any({*row} != {*COLUMNS} for row in rows):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, csv.Error):
+            fail(f'{path} is not as train.py wrote it (a spreadsheet?); mend it, or move it away')
+    with open(part := path.with_suffix('.part'), 'w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, path)
+
+
+def add_to_log(path, values):
+    values = {name: f'{value:.6g}' if isinstance(value, float) else value for name, value in values.items()}
+    with open(path, 'a', newline='') as file:
+        csv.DictWriter(file, COLUMNS).writerow(values)

@@ -133,9 +133,7 @@ decoders = [codecs.getincrementaldecoder('utf-8')('replace') for _ in range(num_
 samples, ended = [text] * num_samples, [False] * num_samples
 start, n = time.monotonic(), 0
 print(text, end='', flush=True)
-with autocast:
-    if torch.is_autocast_enabled(device.type):
-        model.matrices_to_bfloat16()
+with autocast:   # which keeps the matrices that it has rounded
     for tokens in model.generate(idx, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                                  generator=generator):
         n += 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import END, GPT, Config, Dropout, LoRA, TokenTable, attend, attend_fast, choose, rotary_angles, rotate
+from model import END, GPT, Config, Dropout, LayerCache, LoRA, Rotary, TokenTable, attend, choose, rotate
 from muon import Muon, orthogonalise
 
 TINY = dict(vocab_size=97, block_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=48)
@@ -48,12 +48,13 @@ def test_rope_turns_each_pair_of_numbers_by_position_times_frequency():
     x = np.random.default_rng(0).normal(size=(5, 8))                             # (T, K)
     pairs = x[:, :4] + 1j * x[:, 4:]   # a rotation is a product with a complex number of size 1
     turned = pairs * np.exp(1j * np.outer(np.arange(5), 10000.0**(-np.arange(4) / 4)))
-    ours = rotate(torch.tensor(x)[None, None], *rotary_angles(5, 8, base=10000.0))[0, 0].numpy()
+    angles = Rotary(5, Config(n_embd=16, n_head=2, n_kv_head=2, rope_base=10000.0))(0, 5)
+    ours = rotate(torch.tensor(x)[None, None], angles)[0, 0].numpy()
     np.testing.assert_allclose(ours, np.concatenate([turned.real, turned.imag], axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize('T, S', [(300, 300), (1, 40), (7, 40), (200, 230), (1, 1)])
-def test_attention_and_its_formula_equal_a_float64_loop_over_queries(T, S):
+def test_attention_equals_a_float64_loop_over_queries(T, S):
     rng = np.random.default_rng(0)
     q, k, v = rng.normal(size=(2, 4, T, 8)), rng.normal(size=(2, 2, S, 8)), rng.normal(size=(2, 2, S, 8))
     expected = np.empty_like(q)
@@ -61,10 +62,8 @@ def test_attention_and_its_formula_equal_a_float64_loop_over_queries(T, S):
         seen = S - T + t + 1
         weights = np.exp(k[b, h // 2, :seen] @ q[b, h, t] / math.sqrt(8))        # heads 0, 1 share k, v 0
         expected[b, h, t] = weights @ v[b, h // 2, :seen] / weights.sum()
-    q, k, v = (torch.tensor(x, dtype=torch.float32) for x in (q, k, v))
-    np.testing.assert_allclose(attend_fast(q, k, v).numpy(), expected, atol=1e-5)
-    formula = attend(q, k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1))
-    np.testing.assert_allclose(formula.numpy(), expected, atol=1e-5)
+    ours = attend(*(torch.tensor(x, dtype=torch.float32) for x in (q, k, v)))
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('kept_logits', [0, 2**27])
@@ -200,20 +199,25 @@ def naive_spelling(model, h, choices):
     def norm(x, name):
         return x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weights[name]
 
+    def turned(x, t):   # (8): a rotation of four pairs, as a product with complex numbers
+        y = torch.complex(x[:4], x[4:]) * torch.exp(1j * t * 10000.0**(-torch.arange(4).double() / 4))
+        return torch.cat((y.real, y.imag))
+
     rows = []
     for i, (spelled, _) in enumerate(choices):
         row = weights['slices.weight'][16 * i:16 * (i + 1)] @ h.double()
-        before = spelled[-1] if spelled else END
-        rows.append(row + weights['byte_out.weight'][before] + weights['place_out.weight'][len(spelled)])
+        rows.append(row + weights['byte_out.weight'][spelled[-1] if spelled else END])
     x = torch.stack(rows)
     for i in range(2):
         w = {name.removeprefix(f'decoder.{i}.'): p for name, p in weights.items()}
-        q, k, v = (norm(x, f'decoder.{i}.attn_norm.weight') @ w['qkv.weight'].T).view(-1, 3, 2, 8).unbind(1)
+        y = norm(x, f'decoder.{i}.attn_norm.weight')
+        q, k, v = ((y @ w[f'attn.{name}.weight'].T).view(-1, 2, 8) for name in ('query', 'key', 'value'))
         mixed = torch.zeros_like(q)
         for t, head in product(range(len(x)), range(2)):
-            scores = (k[:t + 1, head] @ q[t, head] / math.sqrt(8)).exp()
+            keys = torch.stack([turned(k[s, head], s) for s in range(t + 1)])
+            scores = (keys @ turned(q[t, head], t) / math.sqrt(8)).exp()
             mixed[t, head] = scores @ v[:t + 1, head] / scores.sum()
-        x = x + mixed.flatten(1) @ w['out.weight'].T
+        x = x + mixed.flatten(1) @ w['attn.out.weight'].T
         gate, up = (norm(x, f'decoder.{i}.ffn_norm.weight') @ w[f'ffn.{name}.weight'].T for name in ('gate', 'up'))
         x = x + (gate * torch.sigmoid(gate) * up) @ w['ffn.down.weight'].T
     costs = []
@@ -438,17 +442,11 @@ def test_a_compiled_byte_model_recompiles_nothing_when_the_words_change():
 # ---- generation
 
 @pytest.mark.parametrize('change', [{}, BYTES, dict(share='block', lora_rank=3)])
-def test_cached_states_equal_uncached_ones_past_the_context_too(change):
-    """The window, as read() states it: when it outgrows block_size, its newer half is read afresh."""
-    model, text = tiny(block_size=16, **change), tokens(2, 50)
-    window = caches = None
-    start, pieces = 0, [text[:, :5], *text[:, 5:].split(1, dim=1)]               # a prompt, then one by one
-    for n in [5 + i for i in range(46)]:
-        h, window, caches = model.read(pieces[n - 5], window, caches)
-        if n - start > 16:
-            start = n - 8
-        expected = model.hidden(text[:, start:n])[:, -1]
-        torch.testing.assert_close(h, expected, atol=1e-5, rtol=0)
+def test_states_after_cached_tokens_equal_those_of_reading_all_at_once(change):
+    model, text = tiny(**change), tokens(2, 50)
+    caches = [LayerCache(64) for _ in model.blocks]
+    pieces = [model.hidden(piece, caches) for piece in text.split([20, 1, 1, 7, 1, 20], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model.hidden(text), atol=1e-5, rtol=0)
 
 
 def test_greedy_generation_takes_the_likeliest_token_even_after_a_prompt_longer_than_the_context():

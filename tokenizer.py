@@ -81,7 +81,7 @@ def train_bpe(counts, size, max_bytes=MAX_BYTES, progress=lambda done: None):
         for pair in found:
             heapq.heappush(heap, (-pairs[pair], pair))
         if new % 64 == 0:
-            progress((new / size)**(1 / 3))
+            progress((new / size)**(1 / 3))   # early merges touch the most places
     return {token: rank for rank, token in enumerate(tokens)}
 
 
@@ -107,8 +107,8 @@ class BytePairTokenizer:
         import tiktoken
         self.name, self.ranks, self.pattern, self.eot_token, self.n_vocab = name, ranks, pattern, end_of_text, vocab_size
         # tiktoken panics at a byte without a token; here it gets an id behind the vocabulary, which is refused
-        lacking = [bytes([i]) for i in range(256) if bytes([i]) not in ranks]
-        ids = ranks | {byte: vocab_size + i for i, byte in enumerate(lacking)}
+        self.lacking = [bytes([i]) for i in range(256) if bytes([i]) not in ranks]
+        ids = ranks | {byte: vocab_size + i for i, byte in enumerate(self.lacking)}
         self.encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ids, special_tokens={END: end_of_text})
 
     def encode_ordinary(self, text):
@@ -116,7 +116,7 @@ class BytePairTokenizer:
 
     def encode_to_numpy(self, text):
         ids = self.encoding.encode_to_numpy(text, disallowed_special=())
-        if ids.max(initial=0) >= self.n_vocab:
+        if self.lacking and ids.max(initial=0) >= self.n_vocab:
             before = self.encoding.decode_bytes(ids[:(ids >= self.n_vocab).argmax()].tolist())
             character = text[len(before.decode(errors='ignore'))]
             raise SystemExit(f'tokenizer={self.name} has no token for {character!r} (U+{ord(character):04X})')
@@ -151,6 +151,8 @@ def make(name, ranks, pattern=WORDS, end_of_text=None, vocab_size=0):
         raise SystemExit(f'tokenizer={name}: a name has letters, digits, . _ and - alone')
     last = max(ranks.values())
     end_of_text = last + 1 if end_of_text is None else end_of_text
+    if len({*ranks.values(), end_of_text}) <= len(ranks):
+        raise SystemExit(f'tokenizer={name}: two tokens have the same id, or one has that of {END} ({end_of_text})')
     return BytePairTokenizer(name, ranks, pattern, end_of_text, max(vocab_size, last + 1, end_of_text + 1))
 
 
@@ -176,9 +178,16 @@ def rank_lines(tokenizer):
     return b'' if tokenizer.name == 'byte' else b''.join(token + b' %d\n' % i for i, token in lines)
 
 
+def check_of(facts):
+    """A hash that a JSON file keeps beside its facts: one that has changed isn't taken for a right one."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def save(tokenizer, folder):
-    """Write the two files; each is there whole or not at all."""
-    for name, data in ('tiktoken', rank_lines(tokenizer)), ('meta.json', json.dumps(spec_of(tokenizer)).encode()):
+    """Write the two files, each whole or not at all; return the spec."""
+    spec = spec_of(tokenizer)
+    facts = json.dumps(spec | dict(check=check_of(spec))).encode()
+    for name, data in ('tiktoken', rank_lines(tokenizer)), ('meta.json', facts):
         path, part = pathlib.Path(folder, f'tokenizer.{name}'), pathlib.Path(folder, f'tokenizer.{os.getpid()}.part')
         with open(part, 'wb') as file:
             file.write(data)
@@ -187,6 +196,7 @@ def save(tokenizer, folder):
         os.replace(part, path)
         if not data:   # of byte, in a folder where another tokenizer may have been
             path.unlink()
+    return spec
 
 
 def load(spec, folder):
@@ -194,6 +204,8 @@ def load(spec, folder):
     try:
         if spec is None:
             spec = json.loads(pathlib.Path(folder, 'tokenizer.meta.json').read_bytes())
+            if spec.pop('check') != check_of(spec):
+                raise ValueError('tokenizer.meta.json has changed since it was written')
         data = b'' if spec['name'] == 'byte' else pathlib.Path(folder, 'tokenizer.tiktoken').read_bytes()
         if data and hashlib.sha256(data).hexdigest() != spec['sha256']:
             raise ValueError('tokenizer.tiktoken is damaged or of another tokenizer')

@@ -80,7 +80,6 @@ if __name__ == '__main__':
            'max_iters batch_size grad_accum eval_interval eval_tokens log_interval', 2: 'block_size'})
 
 import contextlib
-import csv
 import datetime
 import gzip
 import json
@@ -92,107 +91,22 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 import download
+import muon
 import prepare_wiki
 import run
 import tokenizer as tokenizers
+from batches import Mix, Order, count_tokens, load_blocks, open_split, parse_mix
 from model import LoRA
-from muon import Muon
-
-# -----------------------------------------------------------------------------------------------
-# data
-
-def parse_mix(dataset):
-    """{name: share} of 'simplewiki:3,pydocs:1', or of one name."""
-    mix = {}
-    for item in dataset.split(','):
-        name, _, share = item.partition(':')
-        try:
-            known, mix[name] = name in mix, float(share or 1)
-        except ValueError:
-            known = True
-        if known or not 0 < mix[name] < math.inf or pathlib.Path(name).name != name:
-            fail(f"dataset={dataset}: a name, or a mix of several as 'simplewiki:3,pydocs:1', with shares above 0")
-    return mix
-
-
-def open_split(folder, meta, split, block_size, most=0):
-    """The token ids of a data set's split, or its first so many, as an array that stays on the disk."""
-    tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')[:most or None]
-    if len(tokens) <= block_size:
-        fail(f'{folder}/{split}.bin has {len(tokens)} tokens and one block needs {block_size + 1}: '
-             f'give more text{" (--train_tokens)" if most else ""}, or a smaller --block_size')
-    return tokens
-
-
-def count_tokens(tokens, vocab_size):
-    """(vocab_size), how often each id occurs; counted in pieces, since numpy makes 8 bytes of each id."""
-    counts = np.zeros(vocab_size)
-    for piece in np.array_split(tokens, len(tokens) // 2**24 + 1):
-        found = np.bincount(piece, minlength=vocab_size)
-        if len(found) > vocab_size:
-            fail(f'{tokens.filename} has an id of {len(found) - 1}, but there are {vocab_size}; prepare it again')
-        counts += found
-    return counts
-
-
-def load_blocks(blocks, block_size, device):
-    """The tokens of the blocks [(token file, start)], and the token after each: two (B, T) int64."""
-    rows = []
-    for tokens, start in blocks:
-        if os.path.getsize(tokens.filename) < tokens.nbytes:   # reading on would end the process without a word
-            fail(f'{tokens.filename} has become shorter; prepare it again, then go on with --init_from=resume')
-        rows.append(tokens[start:start + block_size + 1])
-    rows = torch.from_numpy(np.stack(rows).astype(np.int64)).to(device)          # (B, T + 1)
-    return rows[:, :-1], rows[:, 1:]
-
-
-class Order:
-    """Every block of a token file once in an epoch, in an order drawn from (seed, epoch), cut elsewhere each
-    epoch. Two integers say where we are: the epoch, and how many of its blocks are read."""
-
-    def __init__(self, tokens, block_size, seed, epoch=0, read=0):
-        self.tokens, self.block_size, self.seed = tokens, block_size, seed
-        self.epoch, self.read = epoch, read
-        self.shuffle()
-
-    def shuffle(self):
-        rng = np.random.default_rng((self.seed, self.epoch))
-        first = rng.integers(min(self.block_size, len(self.tokens) - self.block_size))
-        n = (len(self.tokens) - 1 - first) // self.block_size
-        self.starts = first + self.block_size * rng.permutation(n)
-
-    def next(self):
-        """(token file, where the next block starts)."""
-        if self.read >= len(self.starts):
-            self.epoch += 1
-            self.read = 0
-            self.shuffle()
-        self.read += 1
-        return self.tokens, self.starts[self.read - 1]
-
-
-class Mix:
-    """Blocks of several orders, each from the one that is owed most: as many from each as its share, evenly."""
-
-    def __init__(self, orders, owed=None):
-        self.orders = orders
-        self.owed = np.zeros(len(orders)) if owed is None else np.array(owed)
-
-    def next(self, shares):
-        self.owed += shares / np.sum(shares)
-        most = self.owed.argmax()
-        self.owed[most] -= 1
-        return self.orders[most].next()
-
 
 # -----------------------------------------------------------------------------------------------
 # schedules and optimizers
@@ -230,12 +144,12 @@ def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_s
 def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
     """{optimizer: its peak learning rate}. Only matrices decay; Muon's are those within the layers."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    tables = [p for p in model.tables() if p.requires_grad]
+    tables = [p for p in muon.tables(model) if p.requires_grad]
     matrices = [p for p in trained if p.dim() == 2 and p not in {*tables}]
     vectors = [p for p in trained if p.dim() == 1]
     optimizers = {}
     if kind == 'muon' and matrices:
-        optimizers[Muon(matrices, lr=muon_lr, weight_decay=weight_decay, dtype=dtype)] = muon_lr
+        optimizers[muon.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, dtype=dtype)] = muon_lr
         matrices = []
     groups = [dict(params=tables, weight_decay=weight_decay), dict(params=vectors, weight_decay=0.0),
               dict(params=matrices, weight_decay=weight_decay)]
@@ -267,7 +181,7 @@ def evaluate(model, sets, token_bytes, split='val', most_tokens=math.inf, stride
         windows = list(zip([0, *ends], ends))   # up to where is judged already, and where the window ends
         for i in range(rank * batch_size, len(windows), world * batch_size):
             batch = windows[i:i + batch_size]
-            x, y = load_blocks([(tokens, end - block_size) for _, end in batch], block_size, model.cos.device)
+            x, y = load_blocks([(tokens, end - block_size) for _, end in batch], block_size, model.norm.weight.device)
             with autocast:
                 nll = model(x, y).cpu().double()                                 # (B, T)
             for row, (done, end) in zip(nll, batch):
@@ -277,7 +191,7 @@ def evaluate(model, sets, token_bytes, split='val', most_tokens=math.inf, stride
         n_bytes += size
     model.train(was_training)
     if world > 1:
-        nats = nats.to(model.cos.device)
+        nats = nats.to(model.norm.weight.device)
         dist.all_reduce(nats)
     return nats.item() / n_tokens, nats.item() / math.log(2) / n_bytes, nats.item()
 
@@ -287,60 +201,6 @@ def xz_bits_per_byte(seen, text):
     filters = [dict(id=lzma.FILTER_LZMA2, preset=6, dict_size=2**25)]
     alone, both = (len(lzma.compress(data, filters=filters)) for data in (seen, seen + text))
     return 8 * (both - alone) / len(text)
-
-
-# -----------------------------------------------------------------------------------------------
-# a run's folder
-
-COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
-           'tokens_per_s', 'seconds', 'mc_acc', 'mc_acc_norm', 'mc_log_prob')
-
-
-def take_over(settings, given, before, fixed, where):
-    """An earlier run's settings hold, but for those given now; and those that are `fixed` can't be given otherwise."""
-    for name, value in before.items():
-        if name not in given:
-            settings[name] = value
-        elif name in fixed and value != settings[name]:
-            fail(f'--{name}={settings[name]}: the run in {where} has {value} and has to keep it')
-
-
-def take_folder(folder, fresh):
-    """Lock a run's folder, and keep what this returns. What an older run left there is moved beside it if a fresh one
-    is to begin, so that nothing is lost."""
-    lock = download.lock(folder)
-    if fresh and any((folder / name).exists() for name in ('ckpt.pt', 'best.pt', 'log.csv')):
-        n = 1
-        while (old := folder.with_name(f'{folder.name}.{n}')).exists():
-            n += 1
-        os.rename(folder, old)
-        print(f'the run that was in {folder} is now in {old}')
-        lock = download.lock(folder)
-    return lock
-
-
-def cut_log(path, keep):
-    """Rewrite log.csv with the rows whose steps `keep` says yes to: what came after the checkpoint will come again."""
-    rows = []
-    if path.exists():
-        try:
-            with open(path, encoding='utf-8-sig', newline='') as file:
-                rows = [row for row in csv.DictReader(file) if keep(int(row['iter']))]
-            if any({*row} != {*COLUMNS} for row in rows):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, csv.Error):
-            fail(f'{path} is not as train.py wrote it (a spreadsheet?); mend it, or move it away')
-    with open(part := path.with_suffix('.part'), 'w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, path)
-
-
-def add_to_log(path, values):
-    values = {name: f'{value:.6g}' if isinstance(value, float) else value for name, value in values.items()}
-    with open(path, 'a', newline='') as file:
-        csv.DictWriter(file, COLUMNS).writerow(values)
 
 
 # -----------------------------------------------------------------------------------------------
@@ -385,25 +245,11 @@ if __name__ == '__main__':
     if going_on:
         source = out / ('best.pt' if eval_only else 'ckpt.pt')
         checkpoint = run.load_checkpoint(source)
-        if 'optimizers' not in checkpoint and not eval_only:
-            fail(f'{source} has weights only; start from them: ' + command('train.py', init_from=out_dir, out_dir='out/NAME'))
-        earlier = {name: value for name, value in checkpoint['settings'].items() if name != 'out_dir'}
-        fixed = {*checkpoint['config'], 'idea', 'dataset', 'shares', 'tokenizer', 'train_tokens', 'optimizer',
-                 'weight_decay', 'beta2', 'ema', 'seed'}
-        take_over(settings, given, earlier, fixed, out)
-        blocks = [one.get('batch_size', 1) * one.get('grad_accum', 1) for one in (earlier, settings)]
-        if blocks[0] != blocks[1] and not eval_only:
-            fail(f'batch_size={settings["batch_size"]} times grad_accum={settings["grad_accum"]}: the run in {out} has '
-                 f'{blocks[0]} blocks in a step and has to keep them')
+        run.go_on(settings, given, checkpoint, source, eval_only)
     elif init_from != 'scratch':
         source = run.newest_checkpoint(init_from)
         checkpoint = run.load_checkpoint(source)
-        if out.resolve() == source.parent.resolve():
-            fail(f'out_dir={out_dir} is the run to start from; give another one')
-        shape = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
-        if lora_rank and not shape['lora_rank']:   # adapters to that run's weights, which stay as they are
-            adapters['lora_rank'] = shape.pop('lora_rank') or lora_rank
-        take_over(settings, given, shape, {*shape}, init_from)
+        adapters = run.start_from(settings, given, checkpoint, source)
     globals().update(settings)
     dropout_points = dropout if isinstance(dropout, list) else [(0, dropout)]
     check_points('dropout', dropout_points, lambda p: 0 <= p < 1)
@@ -442,8 +288,8 @@ if __name__ == '__main__':
         fail(f'{folder}: not the data that {out_dir} was trained on; it was prepared again')
     files = [open_split(*data, 'train', block_size, train_tokens) for data in sets]
     n_train = sum(map(len, files))
-    average = np.mean([along(share_points, it) for it in range(0, max_iters, max_iters // 100 + 1)], axis=0)
-    average /= average.sum()   # the share of each set, over the whole run
+    rows = [along(share_points, it) for it in range(0, max_iters, max_iters // 100 + 1)]
+    average = np.mean([row / row.sum() for row in rows], axis=0)   # the share of each set, over the whole run
     counts = n_train * sum(share * count_tokens(tokens, len(spelling)) / len(tokens) for share, tokens in zip(average, files))
 
     # model and optimizers
@@ -515,18 +361,18 @@ if __name__ == '__main__':
 
     log_file = out / 'log.csv'
     if rank == 0:   # the folder is this run's from here on
-        lock = take_folder(out.resolve(), fresh=not going_on)
+        lock = run.take_folder(out.resolve(), fresh=not going_on)
         for part in out.glob('*.part'):   # of a process that was killed
             part.unlink()
         (out / 'result.json').unlink(missing_ok=True)   # of a shorter run
         tokenizers.save(encoding, out)   # so that sample.py needs nothing but out_dir
         again = is_due(log_interval) or is_due(eval_interval)
-        cut_log(log_file, lambda step: step < it or step == it and not again)
+        run.cut_log(log_file, lambda step: step < it or step == it and not again)
 
     step_tokens = batch_size * grad_accum * block_size
     bytes_per_token = sum(share * meta['splits']['train']['bytes'] / meta['splits']['train']['tokens']
                           for share, (_, meta) in zip(average, sets))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):   # whose products count
         model.eval()(*load_blocks([(files[0], 0)], block_size, device))
     flops = 3 * counter.get_total_flops() / block_size   # the backward pass costs two forward passes
     say(f'training costs {flops / 1e6:,.1f} million floating-point operations a token')
@@ -611,7 +457,7 @@ if __name__ == '__main__':
             row |= dict(iter=it, tokens=it * step_tokens, bytes=round(it * step_tokens * bytes_per_token),
                         epoch=it * step_tokens / n_train, seconds=seconds + time.monotonic() - begun)
             if rank == 0:
-                add_to_log(log_file, row)
+                run.add_to_log(log_file, row)
             since = dict(it=it, loss=torch.zeros((), device=device))
             line_time = time.monotonic()   # the time of an evaluation isn't training's
         if it >= max_iters:

@@ -10,7 +10,6 @@ dataset = 'simplewiki'
 tokenizer = 'gpt2'
 n_layer, n_head, n_kv_head, n_embd, d_ff = 10, 16, 16, 512, 1536
 block_size = 512
-counts = False
 optimizer = 'adamw'
 learning_rate = 6e-4
 final_lr = 0.1

@@ -3,13 +3,16 @@ Draws assets/schedules.png: dropout (arXiv 2405.14159, section 5.5) and learning
 
     python docs/schedules.py      # needs matplotlib
 """
-import math
 import pathlib
+import sys
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from train import along, learning_rate_factor
+
 DROPOUT = {   # each as train.py takes it: --dropout=0.1, or --dropout="[(step, p), ...]"
     'constant': [(0, 0.1)],
     'early': [(0, 0.1), (300, 0.1), (301, 0)],
@@ -17,17 +20,12 @@ DROPOUT = {   # each as train.py takes it: --dropout=0.1, or --dropout="[(step, 
     'linear up': [(0, 0), (1000, 0.1)],
     'linear down': [(0, 0.1), (1000, 0)],
     'triangle': [(0, 0), (500, 0.1), (1000, 0)]}
-source = (ROOT / 'train.py').read_text(encoding='utf-8')   # a script, so only its function is taken
-names = dict(math=math, warmup_iters=50, max_iters=1000, decay_share=0.4, final_lr=0.1)
-exec(source[source.index('def lr_factor'):source.index('# ---', source.index('def lr_factor'))], names)
-
 figure, panels = plt.subplots(1, 7, figsize=(14, 2), sharex=True)
 for panel, (name, points) in zip(panels, DROPOUT.items()):
-    panel.plot(np.interp(np.arange(1000), *zip(*points)))
+    panel.plot([along(points, it) for it in range(1000)])
     panel.set(title=name, ylim=(-0.005, 0.11), xlabel='step')
 for name in 'cosine', 'wsd':
-    names['schedule'] = name
-    panels[6].plot([names['lr_factor'](it) for it in range(1000)], label=name)
+    panels[6].plot([learning_rate_factor(it, 1000, 50, name, final_lr=0.1) for it in range(1000)], label=name)
 panels[6].set(title='learning rate', xlabel='step')
 panels[6].legend(frameon=False, fontsize=8)
 panels[0].set_ylabel('dropout p')

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import sys
 import tempfile
 
@@ -36,15 +37,19 @@ def script_process(cwd, path, args, env, first):
         sys.exit(1)
 
 
-def run(cwd, script, *args, input='', first=list):
-    """Run a script of the repository in folder cwd; (exit status, stdout, stderr)."""
+def run(cwd, script, *args, input='', first=list, after=None, send=signal.SIGKILL):
+    """Run a script of the repository in folder cwd; (exit status, stdout, stderr). After so many seconds it gets a
+    signal, if it still runs."""
     with tempfile.TemporaryDirectory() as files:
         files = pathlib.Path(files)
         (files / 'in').write_text(input, encoding='utf-8')
         process = forks.Process(target=script_process, args=(
             cwd, str(ROOT / script), args, {**os.environ, 'OMP_NUM_THREADS': '1', 'FILES': str(files)}, first))
         process.start()
-        process.join()
+        process.join(after)
+        if process.is_alive():
+            os.kill(process.pid, send)
+            process.join()
         return process.exitcode, *((files / name).read_text(encoding='utf-8') for name in ('out', 'err'))
 
 

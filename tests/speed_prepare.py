@@ -7,12 +7,13 @@ They take turns, each in a process of its own. Ours is the whole way from the fi
 text in memory already. Then the text, repeated with changes to `megabytes`, is prepared once, for the memory.
 """
 text = ''                  # .txt, .jsonl, .jsonl.gz or .parquet
-tokenizer = 'gpt2'         # what to encode with
+tokenizer = 'gpt2'         # what to encode with: gpt2 or gpt2-16
 rounds = 3                 # measurements of each, in turn; the median counts
 megabytes = 300            # of the text whose preparation's memory is measured; 0: not measured
 passages = False           # write that text as passages of articles, which are held until all are read
 job = ''                   # (how the script calls itself)
 
+import contextlib
 import json
 import os
 import pathlib
@@ -31,21 +32,19 @@ import prepare_wiki
 
 def work():
     """Do the job; print its seconds, processor seconds, bytes of text, and most memory in MB."""
-    if job == 'tiktoken':
-        encoding = prepare_wiki.make_tokenizer(tokenizer)
-        documents = list(prepare_wiki.read_files(prepare_wiki.input_files(text), lambda done: None))
-        start, cpu, n = time.perf_counter(), time.process_time(), len(os.sched_getaffinity(0))
-        encoding.encode_ordinary_batch(documents, num_threads=n)
-        size = sum(len(document.encode()) for document in documents)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            prepare_wiki.make_tokenizer(tokenizer)   # loaded before the clock starts, as for tiktoken
-            start, cpu = time.perf_counter(), time.process_time()
-            sys.stdout, stdout = sys.stderr, sys.stdout
-            prepare_wiki.prepare('speed', tokenizer, text, data_dir=folder)
-            sys.stdout = stdout
-            meta = prepare_wiki.load('speed', tokenizer, folder)[1]
-            size = sum(has['bytes'] for has in meta['splits'].values())
+    with contextlib.redirect_stdout(sys.stderr):
+        encoding = prepare_wiki.ready_tokenizer(tokenizer)   # loaded before the clock starts
+        if job == 'tiktoken':
+            documents = list(prepare_wiki.read_files(prepare_wiki.input_files(text), lambda done: None))
+            start, cpu, n = time.perf_counter(), time.process_time(), len(os.sched_getaffinity(0))
+            encoding.encoding.encode_ordinary_batch(documents, num_threads=n)
+            size = sum(len(document.encode()) for document in documents)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                start, cpu = time.perf_counter(), time.process_time()
+                prepare_wiki.prepare('speed', tokenizer, text, data_dir=folder)
+                meta = prepare_wiki.load('speed', tokenizer, folder)[1]
+                size = sum(has['bytes'] for has in meta['splits'].values())
     print(time.perf_counter() - start, time.process_time() - cpu, size,
           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

@@ -5,15 +5,14 @@ import pytest
 import torch
 
 import configurator
+import train
 from helpers import ROOT
 from model import GPT, Config
 
+
 def run(*files):
     """The settings that train.py would have after these config files."""
-    namespace = dict(__file__=str(ROOT / 'train.py'), __doc__='')
-    source = (ROOT / 'train.py').read_text(encoding='utf-8')
-    exec(source[:source.index('from configurator')], namespace)
-    return configurator.configure(namespace, argv=[f'config/{file}.py' for file in files])[0]
+    return configurator.configure(dict(vars(train)), argv=[f'config/{file}.py' for file in files])[0]
 
 
 def parameters(settings):
@@ -41,7 +40,7 @@ def test_tiny_50m_is_table_1_of_the_paper():
     found = run('tiny_50m')
     expected = dict(n_layer=10, n_embd=512, n_head=16, ffn='swiglu', d_ff=1536, block_size=512, tokenizer='gpt2',
                     batch_size=24, grad_accum=20, max_iters=25000, warmup_iters=5000, optimizer='adamw',
-                    learning_rate=6e-4, weight_decay=0.1, dropout=0.1, schedule='cosine', counts=False)
+                    learning_rate=6e-4, weight_decay=0.1, dropout=0.1, schedule='cosine', output_bias=False)
     assert {name: found[name] for name in expected} == expected
 
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.server
 import json
+import os
 import random
 import re
 import subprocess
@@ -208,6 +209,54 @@ def test_a_file_that_changed_is_fetched_anew(server, tmp_path):
     assert (tmp_path / 'data').read_bytes() == DATA[:-1]   # what isn't replaced isn't deleted
 
 
+# ---- what is written here
+
+def test_a_lock_keeps_others_away_until_it_is_closed_or_its_process_ends(tmp_path):
+    held = download_module.lock(tmp_path / 'run')
+    with pytest.raises(SystemExit, match=f'run: another run is writing here .process {os.getpid()}.$'):
+        download_module.lock(tmp_path / 'run')
+    held.close()
+    with download_module.lock(tmp_path / 'run'):
+        assert (tmp_path / 'run/.lock').read_text() == str(os.getpid())
+    code = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); import download; held = download.lock('run'); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, '-c', code], cwd=tmp_path).returncode == -9
+    download_module.lock(tmp_path / 'run').close()
+
+
+def test_a_lock_that_its_owner_deletes_is_not_shared_with_a_later_one(tmp_path):
+    """Two who open the file before its owner deletes it must not both go on: one of them holds a file without a name."""
+    held = download_module.lock(tmp_path)
+    os.unlink(held.name)
+    new = download_module.lock(tmp_path)
+    with pytest.raises(SystemExit, match='another run'):
+        download_module.lock(tmp_path)
+    held.close()
+    with pytest.raises(SystemExit, match='another run'):
+        download_module.lock(tmp_path)
+    new.close()
+
+
+def test_two_downloads_of_one_file_dont_mix(server, tmp_path):
+    with download_module.lock(tmp_path, 'data.lock'):
+        assert 'another run is writing here' in fails(server.url + 'data', tmp_path / 'data')
+    assert not server.requests
+    download(server.url + 'data', tmp_path / 'data')
+    assert (tmp_path / 'data').read_bytes() == DATA
+
+
+def test_a_file_is_written_whole_on_the_disk_or_not_at_all(tmp_path, monkeypatch):
+    synced, replace = [], os.replace
+    monkeypatch.setattr(os, 'fsync', synced.append)
+    monkeypatch.setattr(os, 'replace', lambda a, b: (synced.append('replaced'), replace(a, b)))
+    download_module.write_whole(tmp_path / 'a', b'old')
+    assert len(synced) == 2 and synced[1] == 'replaced' and (tmp_path / 'a').read_bytes() == b'old'
+    (tmp_path / 'a.part').write_bytes(b"another one's")   # never touched
+    monkeypatch.setattr(os, 'fsync', lambda file: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(OSError):
+        download_module.write_whole(tmp_path / 'a', b'new')
+    assert (tmp_path / 'a').read_bytes() == b'old' and sorted(os.listdir(tmp_path)) == ['a', 'a.part']
+
+
 # ---- Simple English Wikipedia, from nothing
 
 def passages():
@@ -246,7 +295,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_files(server, tm
     once = python(server, tmp_path / 'once', PREPARE)
     assert once.wait() == 0, once.stderr.read()
     right = contents(tmp_path / 'once')
-    server.delay, killed, part = 0.01, 0, tmp_path / 'killed/data/simplewiki-byte.part'
+    server.delay, killed, part = 0.01, 0, tmp_path / 'killed/data/simplewiki-byte.part/new'
     moments = [lambda n=n: server.sent > n for n in (0, 20000, 40000, 60000, 80000)]
     moments += [lambda file=file: (part / file).exists() and (part / file).stat().st_mtime > start
                 for file in ('.', 'train.bin', 'meta.json')]
@@ -259,7 +308,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_files(server, tm
         process.kill()
         process.communicate()
         for name, data in contents(tmp_path / 'killed').items():   # what looks whole is whole
-            assert '.part' in name or data == right[name], name
+            assert '.part' in name or name.endswith('.lock') or data == right[name], name
     server.delay = 0
     last = python(server, tmp_path / 'killed', PREPARE)
     assert last.wait() == 0, last.stderr.read()

@@ -13,23 +13,19 @@ import zipfile
 from dataclasses import asdict
 
 import pytest
-import requests
-import tiktoken
 import torch
 
 import eval_mc
-import prepare_wiki
-from configurator import FORMAT
+import tokenizer as tokenizers
 from helpers import ROOT, story
 from model import GPT, Config
+from run import FORMAT
 from test_model import BYTES, tiny
 
 
 @pytest.fixture(scope='module')
 def encoding():
-    ranks = prepare_wiki.train_bpe(prepare_wiki.count_words([story()]), 400)
-    return tiktoken.Encoding('bpe401', pat_str=prepare_wiki.WORDS, mergeable_ranks=ranks,
-                             special_tokens={prepare_wiki.END: 400})
+    return tokenizers.make('bpe401', tokenizers.train_bpe(tokenizers.count_words([story()]), 400))
 
 
 def write(path, *records):
@@ -38,14 +34,14 @@ def write(path, *records):
     return path
 
 
-def exits(*words):
-    """The exit's message has these words, and is a line or two."""
+def exits(*words, lines=2):
+    """The exit's message has these words, and is a line, or two where lines aren't 1."""
     class Exits:
         def __enter__(self):
             return self
 
         def __exit__(self, kind, error, trace):
-            assert kind is SystemExit and str(error).count('\n') < 2, (kind, error)
+            assert kind is SystemExit and str(error).count('\n') < lines, (kind, error)
             for word in words:
                 assert word in str(error), (word, str(error))
             return True
@@ -54,44 +50,72 @@ def exits(*words):
 
 # ---- log-probabilities
 
-def random_pairs(n_contexts=15, most=64):
-    """Contexts that are shared, of equal length, longer than the model reads; continuations from 1 token to all."""
-    rng, pairs = random.Random(0), []
-    for _ in range(n_contexts):
-        context = [rng.randrange(97) for _ in range(rng.choice([1, 2, 9, 9, 9, 40, 62, 63, 64, 65, 90]))]
-        sizes = rng.choice([[1], [1, 1, 2, 2, 7, 20]])
-        pairs += [(context, [rng.randrange(97) for _ in range(rng.choice(sizes))]) for _ in range(4)]
-    pairs += [(context, [rng.randrange(97) for _ in range(most)]) for context in ([5], [1, 2, 3])]
-    rng.shuffle(pairs)
-    return pairs
+def some(rng, n):
+    return [rng.randrange(97) for _ in range(n)]
+
+
+def random_questions(most=64):
+    """One context for all choices and a context for each, of all lengths up to longer than the model reads; choices of
+    1 token and of many, that begin alike, that are equal, and that are as long as the model reads."""
+    rng, questions = random.Random(0), []
+    for _ in range(50):
+        start = some(rng, rng.choice([1, 2, 9, 9, 9, 40, 62, 63, 64, 65, 90]))
+        ending, choices = some(rng, 5), range(rng.choice([2, 3, 4]))
+        questions.append(rng.choice([
+            [(start, some(rng, rng.choice([1, 1, 2, 7, 20]))) for _ in choices],
+            [(start, some(rng, 1)) for _ in choices],
+            [(start + some(rng, rng.choice([1, 2])), ending) for _ in choices],
+            [(start, ending + some(rng, i)) for i in choices]]))
+    return questions + [[([5], some(rng, most)), ([5], [7])], [([1, 2, 3], ending)] * 3]
+
+
+def alone(model, questions):
+    """Each choice read alone and whole, truncated as the harness does it."""
+    expected = []
+    for context, continuation in (choice for question in questions for choice in question):
+        ids = torch.tensor([(context + continuation)[-(64 + 1):]])
+        with torch.no_grad():
+            expected.append(-model(ids[:, :-1], ids[:, 1:])[0, -len(continuation):].double().sum().item())
+    return torch.tensor(expected).double()
 
 
 @pytest.mark.parametrize('change', [{}, BYTES])
 @pytest.mark.parametrize('batch_tokens', [1, 300, 4096])
 def test_log_probabilities_equal_those_of_each_choice_read_alone(change, batch_tokens):
-    model, pairs = tiny(**change), random_pairs()
+    model, questions = tiny(**change), random_questions()
     for p in model.parameters():   # sharp distributions
         p.data *= 2
-    expected = []
-    for context, continuation in pairs:   # before freeze(); the harness's truncation, word for word
-        ids = torch.tensor([(context + continuation)[-(64 + 1):]])
-        with torch.no_grad():
-            expected.append(-model(ids[:, :-1], ids[:, 1:])[0, -len(continuation):].double().sum().item())
-    found = eval_mc.log_probs(model, pairs, batch_tokens)
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected).double(), atol=1e-4, rtol=1e-6)
-    assert len({round(x, 3) for x in expected}) > len(pairs) // 2
+    found = eval_mc.log_probs(model, questions, batch_tokens)
+    assert [len(scores) for scores in found] == [len(question) for question in questions]
+    expected = alone(model, questions)
+    torch.testing.assert_close(torch.tensor(sum(found, [])).double(), expected, atol=1e-4, rtol=1e-5)
+    assert len({round(x, 3) for x in expected.tolist()}) > len(expected) // 2
 
 
-def test_a_context_is_read_once_and_nothing_is_padding(monkeypatch):
+def test_what_the_choices_have_in_common_is_read_once_and_nothing_is_padding(monkeypatch):
     monkeypatch.setattr(eval_mc, 'LEAST', 0)   # smaller batches rather than any padding
-    model, pairs, read = tiny(), random_pairs(), []
+    model, questions, read = tiny(), random_questions(), []
     hidden = model.hidden
     monkeypatch.setattr(model, 'hidden', lambda idx, caches: read.append(idx.numel()) or hidden(idx, caches))
-    progress = []
-    eval_mc.log_probs(model, pairs, progress=progress.append)
-    contexts = {tuple((a + b)[-65:][:-len(b)]) for a, b in pairs}
-    assert sum(read) == sum(map(len, contexts)) + sum(len(b) - 1 for a, b in pairs)
+    progress, least = [], 0
+    eval_mc.log_probs(model, questions, progress=progress.append)
+    for question in questions:   # beginnings that differ, the last tokens not read: each is a state to compute
+        rows = {tuple((context + continuation)[-65:][:-1]) for context, continuation in question}
+        distinct = {row[:n] for row in rows for n in range(1, len(row) + 1)}
+        if len(rows) == 2:   # what some of three have in common is read by each of them
+            assert len(distinct) <= sum(map(len, rows))
+        shared = 0
+        while len(rows) > 1 and shared < min(map(len, rows)) - 1 and len({row[:shared + 1] for row in rows}) == 1:
+            shared += 1
+        least += shared + sum(len(row) - shared for row in rows)
+    assert sum(read) == least
     assert progress == sorted(progress) and progress[-1] == 1
+
+
+def test_equal_choices_have_equal_scores_to_the_last_bit(encoding):
+    items = [eval_mc.make_item('The cat sees' * n, ['the moon', 'a house', 'the moon'], 0) for n in range(1, 9)]
+    result, scores = eval_mc.evaluate(tiny(vocab_size=401), encoding, items)
+    assert all(score[0] == score[2] != score[1] for score in scores)
 
 
 def test_context_and_continuation_are_encoded_together(encoding):
@@ -101,7 +125,7 @@ def test_context_and_continuation_are_encoded_together(encoding):
             start, rest = eval_mc.encode(encoding, line[:cut], line[cut:])
             assert start == encoding.encode_ordinary(line[:cut].rstrip())
             assert rest == encoding.encode_ordinary(line)[len(start):]
-    space = eval_mc.encode(prepare_wiki.ByteTokenizer(), 'ab  ', ' c')
+    space = eval_mc.encode(tokenizers.ByteTokenizer(), 'ab  ', ' c')
     assert space == ([97, 98], [32, 32, 32, 99])   # a context's last spaces are the continuation's
     assert eval_mc.encode(encoding, '', ' cat') == ([400], encoding.encode_ordinary(' cat'))
 
@@ -109,40 +133,59 @@ def test_context_and_continuation_are_encoded_together(encoding):
 def test_a_choice_that_a_model_cannot_read_is_named():
     model = tiny(vocab_size=256)
     with exits("' xxx", '66 tokens', '1 to 64'):
-        eval_mc.evaluate(model, prepare_wiki.ByteTokenizer(), [eval_mc.question('Q', ['y', 'x' * 65], 0)])
+        eval_mc.evaluate(model, tokenizers.ByteTokenizer(), [eval_mc.make_item('Q', ['y', 'x' * 65], 0)])
 
 
 # ---- metrics
 
 def test_metrics_equal_those_worked_out_by_hand():
-    items = [eval_mc.question('', ['no', 'nooo'], 0), eval_mc.question('', ['éé', 'abc'], 0),
-             eval_mc.question('', ['a', 'b', 'c', 'd'], 2), eval_mc.question('', ['a', 'b', 'c', 'd'], 1)]
+    items = [eval_mc.make_item('', ['no', 'nooo'], 0), eval_mc.make_item('', ['éé', 'abc'], 0),
+             eval_mc.make_item('', ['a', 'b', 'c', 'd'], 2), eval_mc.make_item('', ['a', 'b', 'c', 'd'], 1)]
     scores = [[-2, -3],                                 # acc right; per character -1, -0.75: wrong
               [-2.4, -2.7],                             # acc right; per character -1.2, -0.9; per byte -0.6, -0.9
-              [-1, -1, -1, -1], [-3, -1, -1, -2]]       # the first of equals is chosen: wrong, then right
+              [-1, -1, -0.5, -1], [-3, -2, -1, -2]]     # right by each; wrong by each
     result = eval_mc.metrics(items, scores)
     assert result['n'] == 4 and result['chance'] == (0.5 + 0.5 + 0.25 + 0.25) / 4
     assert (result['acc'], result['acc_norm'], result['acc_bytes']) == (0.75, 0.25, 0.5)
-    assert result['log_prob'] == pytest.approx((-2 - 2.4 - 1 - 1) / 4)
+    assert result['log_prob'] == pytest.approx((-2 - 2.4 - 0.5 - 2) / 4) and result['acc_ties'] == 0
     assert result['acc_se'] == pytest.approx(0.25)      # sqrt((3 * 0.25**2 + 0.75**2) / 3) / sqrt(4)
     assert result['acc_z'] == pytest.approx(0.375 / ((2 * 0.5 * 0.5 + 2 * 0.25 * 0.75)**0.5 / 4))   # of a guesser
     one = eval_mc.metrics(items[:1], scores[:1])
     assert (one['acc'], one['acc_z']) == (1, 1) and one['acc_se'] != one['acc_se']   # unknown
 
 
+def test_a_tie_is_counted_and_never_right_wherever_the_right_choice_stands():
+    items = [eval_mc.make_item('', ['a', 'b', 'c'], right) for right in (0, 1, 2, 0)]
+    result = eval_mc.metrics(items, [[-1, -1, -1], [-2, -1, -1], [-1, -1, -2], [-1, -2, -2]])
+    assert (result['acc'], result['acc_ties']) == (0.25, 2)   # the third is wrong without a tie, the fourth right
+    lengths = eval_mc.metrics([eval_mc.make_item('', ['ab', 'abcd'], 0)], [[-1, -2]])
+    assert (lengths['acc'], lengths['acc_norm'], lengths['acc_norm_ties'], lengths['acc_ties']) == (1, 0, 1, 0)
+
+
+def test_a_model_that_knows_nothing_has_no_blimp_pair_right(encoding):
+    model = tiny(vocab_size=401, tie_embeddings=False)
+    model.tokens.head.weight.data.zero_()   # all tokens are equally likely
+    pairs = [eval_mc.make_item('', ['She sleeps.', 'She sleeps.'], 0)] * 3
+    result = eval_mc.evaluate(model, encoding, pairs)[0]
+    assert (result['acc'], result['acc_ties']) == (0, 3)
+
+
 def test_a_model_that_knows_one_word_chooses_it_wherever_it_stands(encoding):
-    rng, model = random.Random(0), tiny(vocab_size=401)
-    known = torch.zeros(401)
-    known[encoding.encode_ordinary(' moon')] = 1e30
-    model.tokens.spell([], known)
+    rng, model = random.Random(0), tiny(vocab_size=401, output_bias=True)
+    model.tokens.head.bias.data.zero_()
+    model.tokens.head.bias.data[encoding.encode_ordinary(' moon')] = 60.0
     orders = [rng.sample(['seven', 'moon', 'cat', 'idea'], 4) for _ in range(30)]
-    result = eval_mc.evaluate(model, encoding, [eval_mc.question('Which?', names, names.index('moon')) for names in orders])[0]
+    items = [eval_mc.make_item('Which?', names, names.index('moon')) for names in orders]
+    result = eval_mc.evaluate(model, encoding, items)[0]
     assert result['acc'] == result['acc_norm'] == 1
 
 
 # ---- prompts
 
 MMLU = ['"  Is it?\nReally? ",yes, no,"a, b",d,C', 'Two?,1,2,3,4,B']
+
+PARADIGMS = dict(agree_1='anaphor_agreement', animate='s-selection', causative='argument_structure',
+                 agree_2='anaphor_agreement')
 
 
 @pytest.fixture
@@ -163,7 +206,19 @@ def folder(tmp_path):
     for split, rows in dict(dev=['D1,a,b,c,d,A', 'D2,e,f,g,h,D'], test=MMLU).items():
         write(tmp_path / f'mmlu/{split}/high_school_art_{split}.csv', *rows)
         write(tmp_path / f'mmlu/{split}/virology_{split}.csv', *rows)
+    for name, phenomenon in PARADIGMS.items():
+        write(tmp_path / f'blimp/{name}.jsonl', *(dict(
+            sentence_good=f'{word} sleeps.', sentence_bad=f'{word} sleep.', field='syntax', UID=name,
+            linguistics_term=phenomenon) for word in ('She', 'He', 'Zoë')))
     return tmp_path
+
+
+def test_pairs_of_blimp_have_no_context_and_are_grouped_by_phenomenon(folder):
+    items = eval_mc.load('blimp', folder)
+    assert items[0] == ([''] * 2, ['She sleeps.', 'She sleep.'], 0, 'anaphor agreement') and len(items) == 12
+    groups = eval_mc.by_group(items, [[-1.0, -2.0]] * 12)
+    assert {name: group['n'] for name, group in groups.items()} == {'anaphor agreement': 6, 'argument structure': 6}
+    assert len(eval_mc.load('blimp', folder, limit=2)) == 4 * 2   # of each paradigm
 
 
 def test_prompts_of_arc(folder):
@@ -184,7 +239,7 @@ def test_prompts_of_winogrande_score_what_follows_the_option(folder):
 
 def test_prompts_of_hellaswag_are_cleaned(folder):
     item, = eval_mc.load('hellaswag', folder)
-    assert item.contexts == ['How to BAKE: Mix it.. Stir twice The cook'] * 4 and item.gold == 2
+    assert item.contexts == ['How to BAKE: Mix it.. Stir twice The cook'] * 4 and item.right == 2
     assert item.choices == ['eats it.', ' Go  on', 'stops.', 'x y']   # two of three spaces stay: cleaned once
 
 
@@ -212,32 +267,76 @@ def test_own_questions_name_the_answer_as_one_likes(tmp_path):
                  dict(sentence_good='She sleeps.', sentence_bad='She sleep.', UID='x'))
     file.write_bytes(b'\xef\xbb\xbf' + file.read_bytes().replace(b'\n', b'\r\n'))   # as on Windows
     items = eval_mc.load(str(file))
-    assert [item.gold for item in items] == [1, 1, 2, 2, 0, 0]
+    assert [item.right for item in items] == [1, 1, 2, 2, 0, 0]
     assert items[0].contexts == ['Question: 2 + 2?\nAnswer:'] * 3 and items[4].contexts == [''] * 3
     assert items[5] == ([''] * 2, ['She sleeps.', 'She sleep.'], 0, '')
 
 
 @pytest.mark.parametrize('bad', [
-    '{"question": "x"', '{"question": "x", "choices": ["a", "b"]}', '[1, 2]', '7', '{"sentence_good": "x"}',
+    '{"question": "x"', '{"question": "x", "choices": ["a", "b"]}', '[1, 2]', '7', '{"sentence_good": "x"}', 'null',
+    '{"sentence_good": "x", "sentence_bad": ""}', '{"sentence_good": "x", "sentence_bad": " "}',
+    '{"sentence_good": "x", "sentence_bad": ["y"]}', '{"sentence_good": "x", "sentence_bad": "y", "linguistics_term": 3}',
     '{"question": "x", "choices": ["a", "b"], "answer": "c"}', '{"question": "x", "choices": ["a", "b"], "answer": 2}',
+    '{"question": "x", "choices": ["a", "b"], "answer": -1}', '{"question": "x", "choices": ["a", "b"], "answer": 0.0}',
+    '{"question": "x", "choices": ["a", "b"], "answer": "C"}', '{"question": "x", "choices": ["a", "b"], "answer": "AB"}',
+    '{"question": "x", "choices": ["a", "b"], "answer": ""}', '{"question": "x", "choices": ["a", "b"], "answer": ["a"]}',
     '{"question": "x", "choices": ["a", "b"], "answer": true}', '{"question": "x", "choices": "ab", "answer": "a"}',
+    '{"question": "x", "choices": {"a": 1, "b": 2}, "answer": "a"}', '{"question": "x", "choices": 12, "answer": 0}',
+    '{"question": null, "choices": ["a", "b"], "answer": "a"}', '{"question": ["x"], "choices": ["a", "b"], "answer": "a"}',
     '{"question": 3, "choices": ["a", "b"], "answer": "a"}', '{"question": "x", "choices": ["a", 2], "answer": "a"}',
-    '{"question": "x", "choices": ["a"], "answer": "a"}', '{"question": "x", "choices": ["a", ""], "answer": "a"}'])
+    '{"question": "x", "choices": ["a"], "answer": "a"}', '{"question": "x", "choices": ["a", ""], "answer": "a"}',
+    r'{"question": "\ud800", "choices": ["a", "b"], "answer": 0}', r'{"question": "x", "choices": ["a", "\udc00"], "answer": 0}',
+    '[' * 100000, '{"question": "x", "choices": ["a", "b"], "answer": ' + '9' * 5000 + '}', '{"a": "\0"}'])
 def test_a_malformed_line_is_named(tmp_path, bad):
     file = write(tmp_path / 'my.jsonl', dict(question='x', choices=['a', 'b'], answer='a'), '', bad)
-    with exits('my.jsonl, line 3', '"choices"'):
+    with exits('my.jsonl, line 3', '"choices"', lines=1):
         eval_mc.load(str(file))
 
 
-def test_a_line_that_is_not_utf_8_is_named_and_so_is_an_empty_file(tmp_path, folder):
+GOOD_ARC = dict(question=dict(stem='x', choices=[dict(text='a', label='A'), dict(text='b', label='B')]), answerKey='A')
+GOOD_HELLASWAG = dict(activity_label='x', ctx_a='y', ctx_b='z', endings=['a', 'b', 'c', 'd'], label=0)
+GOOD_WINOGRANDE = dict(sentence='a _ b', option1='x', option2='y', answer='1')
+
+
+@pytest.mark.parametrize('task, file, good, change', [
+    ('hellaswag', 'hellaswag/hellaswag_val.jsonl', GOOD_HELLASWAG, change) for change in (
+        dict(label=2.9), dict(label='2'), dict(label=True), dict(label=4), dict(label=-1), dict(endings='abcd'),
+        dict(endings=['a', '[step]']), dict(endings=['a', 3]), dict(ctx_a=None), dict(activity_label=7))] + [
+    ('arc_easy', 'arc/ARC-Easy-Test.jsonl', GOOD_ARC, change) for change in (
+        dict(answerKey='C'), dict(answerKey=1), dict(question='xy'), dict(question=dict(stem=3, choices=GOOD_ARC['question']['choices'])),
+        dict(question=dict(stem='x', choices='ab')), dict(question=dict(stem='x', choices=GOOD_ARC['question']['choices'][:1])),
+        dict(question=dict(stem='x', choices=[dict(text='', label='A'), dict(text='b', label='B')])))] + [
+    ('winogrande', 'winogrande/dev.jsonl', GOOD_WINOGRANDE, change) for change in (
+        dict(answer=1), dict(answer='3'), dict(answer='12'), dict(sentence='none'), dict(sentence='ends in _'), dict(option1=1),
+        dict(sentence=['a', '_', 'b']))])
+def test_a_malformed_record_of_a_task_is_named(tmp_path, task, file, good, change):
+    eval_mc.load(task, write(tmp_path / file, good).parent.parent)
+    write(tmp_path / file, good, {**good, **change})
+    with exits(f'{file}, line 2', lines=1):
+        eval_mc.load(task, tmp_path)
+
+
+@pytest.mark.parametrize('row', ['Two?,1,2,3,4,', 'Two?,1,2,3,4,BC', 'Two?,1,2,3,4,b', 'Two?,1,2,3,B', 'Two?,1,2,3,4,5,B',
+                                 'Two?,1,,3,4,B', 'Two?,1," ",3,4,B', 'Two?,1,2,3,4,"B', 'Two?,' + '1' * 200000 + ',2,3,4,B'])
+@pytest.mark.parametrize('task', ['mmlu', 'mmlu_cloze'])
+def test_a_malformed_row_of_mmlu_is_named_by_its_line_in_the_file(folder, task, row):
+    write(folder / 'mmlu/test/virology_test.csv', *MMLU, row)   # whose first row has two lines
+    with exits('virology_test.csv, line 4', 'question,A,B,C,D,letter', lines=1):
+        eval_mc.load(task, folder)
+
+
+def test_a_line_that_is_not_utf_8_is_named_and_so_is_an_empty_file(tmp_path):
     (tmp_path / 'my.jsonl').write_bytes(b'\n{"question": "na\xefve"}')
     with exits('my.jsonl, line 2', 'UTF-8'):
         eval_mc.load(str(tmp_path / 'my.jsonl'))
+    (tmp_path / 'my.jsonl').write_bytes('\ufeff{"question": "x", "choices": ["a", "b"], "answer": 1}\n'.encode('utf-16'))
+    with exits('my.jsonl, line 1', 'UTF-8'):
+        eval_mc.load(str(tmp_path / 'my.jsonl'))
+    (tmp_path / 'my.jsonl').write_bytes(b'\xef\xbb\xbf\n\n\xc3')   # signed, and cut inside of a letter
+    with exits('my.jsonl, line 3', 'UTF-8'):
+        eval_mc.load(str(tmp_path / 'my.jsonl'))
     with exits('no question'):
         eval_mc.load(str(write(tmp_path / 'empty.jsonl')))
-    write(folder / 'mmlu/test/virology_test.csv', 'Two?,1,2,3,B')
-    with exits('virology_test.csv, line 1'):
-        eval_mc.load('mmlu', folder)
 
 
 # ---- files
@@ -278,17 +377,17 @@ def test_one_member_of_a_large_remote_zip_is_read_without_the_rest(tmp_path, ser
     for source, words in (((f'{address}/a.zip', 'f', '0' * 64), ['sha256']),
                           ((f'{address}/a.zip', 'g', good), ['KeyError']),
                           (('http://127.0.0.1:9', 'f', good), ['ConnectionError', '--data_dir', str(path)])):
-        monkeypatch.setitem(eval_mc.ZIPPED, 'x.jsonl', source)
+        monkeypatch.setitem(eval_mc.SOURCES, 'x.jsonl', source)
         with exits(*words):
             eval_mc.fetched(path)
         assert not path.parent.exists()
     served.clear()
-    monkeypatch.setitem(eval_mc.ZIPPED, 'x.jsonl', (f'{address}/a.zip', 'f', good))
+    monkeypatch.setitem(eval_mc.SOURCES, 'x.jsonl', (f'{address}/a.zip', 'f', good))
     assert eval_mc.fetched(path).read_bytes() == wanted and [*path.parent.iterdir()] == [path]
     assert sum(served) < 2**22 < 2**24
     (tmp_path / 'www/a.zip').rename(tmp_path / 'www/plain')   # a server without Range
-    monkeypatch.setitem(eval_mc.ZIPPED, 'y.jsonl', (f'{address}/plain', 'f', good))
-    with exits('RequestException'):
+    monkeypatch.setitem(eval_mc.SOURCES, 'y.jsonl', (f'{address}/plain', 'f', good))
+    with exits('RequestException', '--data_dir'):
         eval_mc.fetched(tmp_path / 'y.jsonl')
 
 
@@ -316,9 +415,25 @@ def test_of_mmlus_archive_the_test_and_dev_files_are_kept(tmp_path, monkeypatch)
         path.with_name('mmlu.tar.json').write_text('{}')
     monkeypatch.setattr(eval_mc, 'download', download)
     item, = eval_mc.load('mmlu', tmp_path / 'new')
-    assert item.choices == list('ABCD') and item.gold == 1
+    assert item.choices == list('ABCD') and item.right == 1
     files = sorted(str(f.relative_to(tmp_path / 'new')) for f in (tmp_path / 'new').rglob('*') if f.is_file())
     assert files == ['mmlu/dev/a_dev.csv', 'mmlu/test/a_test.csv']
+
+
+def test_of_blimps_archive_the_paradigms_are_kept(tmp_path, monkeypatch):
+    def download(url, path, size=None, sha256=None):
+        assert url.endswith('alexwarstadt/blimp/3e56b06/BLiMP.zip') and sha256.startswith('172a1a71')
+        path.parent.mkdir()
+        pair = json.dumps(dict(sentence_good='a', sentence_bad='b', linguistics_term='ellipsis'))
+        with zipfile.ZipFile(path, 'w') as archive:
+            for name in ('data/.DS_Store', '__MACOSX/data/._x.jsonl', 'data/x.jsonl', 'data/y_2.jsonl'):
+                archive.writestr(name, pair)
+        path.with_name(path.name + '.json').write_text('{}')
+    monkeypatch.setattr(eval_mc, 'download', download)
+    items = eval_mc.load('blimp', tmp_path / 'new')
+    assert items == [([''] * 2, ['a', 'b'], 0, 'ellipsis')] * 2
+    files = sorted(str(f.relative_to(tmp_path / 'new')) for f in (tmp_path / 'new').rglob('*') if f.is_file())
+    assert files == ['blimp/x.jsonl', 'blimp/y_2.jsonl']
 
 
 # ---- the script
@@ -331,8 +446,8 @@ def script(tmp_path, folder, monkeypatch, capsys):
     torch.manual_seed(0)
     model = GPT(config).eval()
     (tmp_path / 'out').mkdir()
-    torch.save(dict(format=FORMAT, model=model.state_dict(), config=asdict(config), settings=dict(tokenizer='byte'),
-                    iter=7), tmp_path / 'out/ckpt.pt')
+    torch.save(dict(format=FORMAT, model=model.state_dict(), config=asdict(config), settings={}, idea='', counts=None,
+                    tokenizer=tokenizers.spec_of(tokenizers.ByteTokenizer()), iter=7), tmp_path / 'out/ckpt.pt')
 
     def run(*args):
         flags = ['--out_dir=out', f'--data_dir={folder}', '--device=cpu', '--dtype=float32', *args]
@@ -346,25 +461,27 @@ def script(tmp_path, folder, monkeypatch, capsys):
 def test_the_script_scores_every_task_and_keeps_every_log_probability(script, tmp_path, folder):
     model, run = script
     out = run('--limit=1')
-    assert 'out, first 1 of each task, of MMLU of each subject' in out and '| Pythia-70M ³ |' in out
+    assert 'out, first 1 of each file' in out and 'Pythia-70M' in out
     for task in eval_mc.TASKS:
         kept = json.loads((tmp_path / f'out/mc_{task}.json').read_text())
         items = eval_mc.load(task, folder, limit=1)
-        result, scores = eval_mc.evaluate(model, prepare_wiki.ByteTokenizer(), items)
+        result, scores = eval_mc.evaluate(model, tokenizers.ByteTokenizer(), items)
         assert kept['n'] == len(items) and kept['step'] == 7 and kept['acc'] == result['acc']
-        assert [item['gold'] for item in kept['items']] == [item.gold for item in items]
+        assert [item['right'] for item in kept['items']] == [item.right for item in items]
         assert [item['log_probs'] for item in kept['items']] == scores
-        assert f'| {task} | 0 | {len(items)} |' in out
-    assert '| virology | 0 | 1 | 25.00 |' in out
+        assert f'| {task} | 0 | {len(items)} | {result["acc_ties"]} |' in out
+    assert '| virology | 0 | 1 | 0 | 25.00 |' in out
+    for published in ('5-gram 61.2, LSTM 69.8, GPT-2 large 83.0', '| 47.9, 91.7, 99.3 |', '43.81/39.48'):
+        assert published in out
     widths = {line.count('|') for line in out.splitlines() if line.startswith('|')}
-    assert widths == {9, 8}   # every row has its table's columns
+    assert widths == {11}   # every row has the table's columns
 
 
 def test_the_script_scores_ones_own_questions(script, tmp_path):
     pairs = [dict(sentence_good=f'She {word}s.', sentence_bad=f'She {word}.') for word in ('eat', 'run')]
     write(tmp_path / 'pairs.jsonl', *pairs)
     out = script[1]('--file=pairs.jsonl', '--num_fewshot=2')
-    assert '| pairs_own | 0 | 2 | 50.00 |' in out and 'Pythia' not in out
+    assert '| pairs_own | 0 | 2 | 0 | 50.00 |' in out and 'Pythia-' not in out
     kept = json.loads((tmp_path / 'out/mc_pairs_own.json').read_text())
     assert len(kept['items']) == 2 and all(len(item['log_probs']) == 2 for item in kept['items'])
     with exits('arc: no such file', 'arc_easy'):

@@ -5,18 +5,18 @@ import json
 import os
 import random
 import resource
+import shutil
+import subprocess
 import sys
 import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
-import requests
-import tiktoken
-from tiktoken import _educational
 
 import prepare_wiki
-from helpers import fails_in_one_line, run, story
+import tokenizer
+from helpers import ROOT, fails_in_one_line, run, story
 
 
 def prepare(folder, *args, **kwargs):
@@ -31,60 +31,7 @@ def mine(tmp_path_factory):
     status, out, err = prepare(folder, '--input=story.txt')
     assert status == 0, err
     data = folder / 'data' / 'mine-bpe300'
-    return data, json.loads((data / 'meta.json').read_text()), prepare_wiki.make_tokenizer('bpe300', data)
-
-
-# ---- tokenizer
-
-def test_each_merge_is_the_commonest_pair_of_all():
-    words = Counter(random.Random(0).choices(['low', 'lower', 'newest', 'widest', 'wide', 'älter', 'a' * 40], k=500))
-    counts = {word.encode(): n for word, n in words.items()}
-    tokens = list(prepare_wiki.train_bpe(counts, 300, max_bytes=8))
-    split = {word: [bytes([byte]) for byte in word] for word in counts}
-    for merged in tokens[256:]:   # naive: count all pairs anew for each merge
-        pairs = Counter()
-        for word, n in counts.items():
-            for a, b in zip(split[word], split[word][1:]):
-                pairs[a, b] += n * (len(a + b) <= 8)
-        most = max(pairs.values())
-        pair = next((p for p in pairs if p[0] + p[1] == merged and pairs[p] == most), None)
-        assert most > 0 and pair
-        for word, parts in split.items():
-            i, new = 0, []
-            while i < len(parts):
-                hit = tuple(parts[i:i + 2]) == pair
-                new.append(merged if hit else parts[i])
-                i += 1 + hit
-            split[word] = new
-    assert max(map(len, tokens)) == 8 and len(set(tokens)) == len(tokens)
-
-
-def test_encoding_equals_tiktokens_own_teaching_encoder(mine):
-    encoding = mine[2]
-    teacher = _educational.SimpleBytePairEncoding(pat_str=prepare_wiki.WORDS, mergeable_ranks=encoding._mergeable_ranks)
-    text = story(60) + '\n\n  def f(x):\n\treturn x**2 # 1234567 ﷽ 👩‍👩‍👧'
-    assert encoding.encode_ordinary(text) == teacher.encode(text, visualise=None)
-
-
-@pytest.mark.parametrize('name', ['trained', 'byte'])
-def test_any_text_and_any_bytes_come_back(mine, name):
-    encoding = mine[2] if name == 'trained' else prepare_wiki.ByteTokenizer()
-    rng = random.Random(0)
-    for _ in range(200):
-        text = ''.join(chr(rng.choice([rng.randrange(128), rng.randrange(0x800), rng.randrange(0x10000, 0x110000)]))
-                       for _ in range(40))
-        assert encoding.decode_bytes(encoding.encode_ordinary(text)).decode() == text
-        if name == 'trained':   # bytes that aren't UTF-8 never reach the byte tokenizer
-            raw = rng.randbytes(40)
-            assert encoding.decode_bytes(encoding._encode_bytes(raw)) == raw
-
-
-def test_gpt2_without_its_long_tokens_is_lossless_and_keeps_its_ids(monkeypatch):
-    ranks = {bytes([i]): i for i in range(256)} | {b'ab': 256, b'abab': 257, b'abababab': 258}
-    small = tiktoken.Encoding('gpt2', pat_str=prepare_wiki.WORDS, mergeable_ranks=ranks, special_tokens={})
-    monkeypatch.setattr(tiktoken, 'get_encoding', lambda name: small)
-    short = prepare_wiki.make_tokenizer('gpt2-4')
-    assert small.encode_ordinary('abababab') == [258] and short.encode_ordinary('abababab') == [257, 257]
+    return data, json.loads((data / 'meta.json').read_text()), tokenizer.load(None, data)
 
 
 # ---- token files
@@ -107,7 +54,7 @@ def test_the_files_hold_the_text_document_by_document(mine):
         assert all(prepare_wiki.split_of(text, 0.2) == split for text in texts)
         documents += texts
     assert sorted(''.join(documents)) == sorted(story())   # nothing lost, nothing twice
-    assert meta['tokenizer']['max_token_bytes'] <= prepare_wiki.MAX_BYTES
+    assert meta['tokenizer']['max_token_bytes'] <= tokenizer.MAX_BYTES
 
 
 def test_a_document_stays_in_its_split_when_others_come(mine, tmp_path):
@@ -189,7 +136,7 @@ def test_empty_and_twice_told_documents_are_left_out_and_change_no_others_split(
     for split in 'train', 'val', 'test':
         assert (once / f'{split}.bin').read_bytes() == (more / f'{split}.bin').read_bytes()
     meta = json.loads((more / 'meta.json').read_text())
-    total = sum(map(Counter, meta['splits'].values()), Counter())
+    total = sum((Counter(has) for has in meta['splits'].values() if has.pop('sha256')), Counter())
     assert meta['left_out'] == {'empty': 150, 'duplicate': 100, 'disambiguation': 0}
     assert total == {'documents': 300, 'words': 900, 'chars': sum(map(len, texts)),
                      'bytes': sum(map(len, texts)) + 300, 'tokens': sum(map(len, texts)) + 600}
@@ -213,25 +160,12 @@ def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
 
 # ---- what users do
 
-def test_without_gpt2s_vocabulary_two_lines_say_which_files_to_get(tmp_path, monkeypatch):
-    def unreachable(name):
-        raise requests.ConnectionError
-    monkeypatch.setattr(tiktoken, 'get_encoding', unreachable)
-    with pytest.raises(SystemExit) as error:
-        prepare_wiki.make_tokenizer('gpt2')
-    first, second = str(error.value).splitlines()
-    for file, saved in (('vocab.bpe', '6d1cbeee0f20b3d9449abfede4726ed8212e3aee'),   # what tiktoken 0.14.0 opens
-                        ('encoder.json', '6c7ea1a7e38e3a7f062df639a5b80947f075ffe6')):
-        assert f'/{file} as FOLDER/{saved}' in first
-    assert 'TIKTOKEN_CACHE_DIR=FOLDER' in second and '--tokenizer=bpe4096' in second
-
-
 @pytest.mark.parametrize('content, args, words', [
     (None, ['--input=story.txt'], ['story.txt', 'no such file']),
     (b'', ['--input=story.txt'], ['story.txt', 'empty']),
     (b'caf\xe9', ['--input=story.txt'], ['story.txt', 'not UTF-8', '0xe9']),
     (b'end \xf0\x9f', ['--input=story.txt'], ['story.txt', 'not UTF-8']),
-    (b'one document', ['--input=story.txt'], ['val', '1 in all', '--val_fraction']),
+    (b'one document', ['--input=story.txt'], ['12 characters', 'too few']),
     (b'x', ['--input=.'], ['bpe300']),
     (b'x', ['--input=story.txt', '--tokenizer=word'], ['word', 'bpe<N>']),
     (b'x', ['--input=story.txt', '--tokenizer=bpe99999'], ['bpe99999', '65536']),
@@ -277,8 +211,241 @@ def test_a_name_prepared_again_with_other_text_has_the_new_texts_tokenizer(tmp_p
         (tmp_path / 'story.txt').write_text(text, encoding='utf-8')
         assert prepare(tmp_path, '--input=story.txt')[0] == 0
         data = tmp_path / 'data' / 'mine-bpe300'
-        encoding = prepare_wiki.make_tokenizer('bpe300', data)
+        encoding = tokenizer.load(None, data)
         ids = np.fromfile(data / 'val.bin', dtype='<u2').tolist()
         assert encoding.decode_bytes([i for i in ids if i != encoding.eot_token]).decode() == (
             ''.join(part for part in prepare_wiki.read_files([tmp_path / 'story.txt'], lambda done: None)
                     if prepare_wiki.split_of(part, 0.2) == 'val'))
+
+
+# ---- nothing lost, nothing silently wrong
+
+def small_set(folder, *args, text=None, **kwargs):
+    """A prepared data set's folder, of bytes, which needs no training."""
+    (folder / 'story.txt').write_text(text or story(1000), encoding='utf-8')
+    status, out, err = prepare(folder, '--input=story.txt', '--tokenizer=byte', *args, **kwargs)
+    assert status == 0, err
+    return folder / 'data/mine-byte'
+
+
+def test_a_second_preparation_is_refused_and_a_killed_ones_lock_is_no_obstacle(tmp_path):
+    data = small_set(tmp_path)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import download
+held = download.lock('data/mine-byte.part')
+print('ready', flush=True)
+time.sleep(60)"""
+    other = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'another run', str(other.pid))
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    other.kill()
+    other.communicate()
+    assert (tmp_path / 'data/mine-byte.part').exists()
+    small_set(tmp_path, text=story(1010))
+    assert os.listdir(tmp_path / 'data') == ['mine-byte']
+
+
+def test_two_preparations_at_once_leave_one_whole_data_set(tmp_path):
+    (tmp_path / 'story.txt').write_text(story(20000), encoding='utf-8')
+    command = [sys.executable, str(ROOT / 'prepare_wiki.py'), '--input=story.txt', '--dataset=mine', '--tokenizer=byte']
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    ends = [(process.communicate()[1], process.returncode) for process in both]
+    assert 0 in [status for _, status in ends]
+    assert all(status == 0 or b'another run is writing here' in err for err, status in ends)
+    prepare_wiki.check_files(*prepare_wiki.load('mine', 'byte', tmp_path / 'data'))
+    assert os.listdir(tmp_path / 'data') == ['mine-byte']
+
+
+def test_a_linked_folder_stays_linked_and_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/mine-byte').symlink_to('../disk/mine')
+    for n in 1000, 1010:
+        data = small_set(tmp_path, text=story(n))
+        assert data.is_symlink() and os.listdir(tmp_path / 'disk') == ['mine']
+        total = sum(has['chars'] for has in prepare_wiki.load('mine', 'byte', tmp_path / 'data')[1]['splits'].values())
+        assert total == len(story(n))
+    (tmp_path / 'disk/mine/meta.json').unlink()
+    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'no meta.json')
+    assert (data / 'train.bin').exists()
+
+
+def test_a_death_between_the_two_renames_loses_nothing(tmp_path):
+    data = small_set(tmp_path)
+    work = data.with_name('mine-byte.part')
+    work.mkdir()
+    os.replace(data, work / 'old')
+    (tmp_path / 'story.txt').write_bytes(b'\xff')
+    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'not UTF-8')
+    prepare_wiki.check_files(*prepare_wiki.load('mine', 'byte', tmp_path / 'data'))
+    assert os.listdir(data.parent) == ['mine-byte']
+
+
+def exits(call, *args):
+    """The one line that a call ends in."""
+    with pytest.raises(SystemExit) as error:
+        call(*args)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+def test_damage_that_costs_little_to_see_is_seen_at_every_load(mine, tmp_path):
+    shutil.copytree(mine[0], tmp_path / 'mine-bpe300')
+    rng = random.Random(0)
+    for name in 'meta.json', 'train.bin', 'val.bin', 'test.bin':
+        file = tmp_path / 'mine-bpe300' / name
+        whole = file.read_bytes()
+        harms = [b'', whole[:len(whole) // 2], whole[:-1], whole + b'0']
+        if name == 'meta.json':
+            harms += [b'[]', b'3', b'{}', b'[' * 100_000, whole.replace(b'"documents": ', b'"documents": 1', 1)]
+            for _ in range(200):
+                place = rng.randrange(len(whole))
+                flip = bytes([whole[place] ^ 1 << rng.randrange(8)])
+                harms += [whole[:place] + flip + whole[place + 1:]] * (not (whole[place:place + 1] + flip).isspace())
+        for harm in harms:
+            file.write_bytes(harm)
+            assert 'mine-bpe300' in exits(prepare_wiki.load, 'mine', 'bpe300', tmp_path)
+        file.write_bytes(whole)
+    prepare_wiki.load('mine', 'bpe300', tmp_path)
+    (tmp_path / 'mine-bpe300/meta.json').write_text('{"format": 2}')
+    line = exits(prepare_wiki.load, 'mine', 'bpe300', tmp_path)
+    assert 'format 2' in line and 'reads 3' in line and 'prepare it again' in line
+
+
+def test_on_request_every_byte_is_compared(mine, tmp_path):
+    data = tmp_path / 'data/mine-bpe300'
+    shutil.copytree(mine[0], data)
+    check = ['--dataset=mine', '--tokenizer=bpe300', '--check=True']
+    status, out, err = run(tmp_path, 'prepare_wiki.py', *check)
+    assert status == 0 and 'whole' in out, err
+    for name in 'train.bin', 'tokenizer.tiktoken':
+        whole = (data / name).read_bytes()
+        harm = bytearray(whole)
+        harm[len(harm) // 2] ^= 1
+        (data / name).write_bytes(harm)
+        fails_in_one_line(run(tmp_path, 'prepare_wiki.py', *check), name)
+        (data / name).write_bytes(whole)
+
+
+# ---- nothing learned from what is held out
+
+def test_the_tokenizer_is_trained_on_the_training_split_alone(mine):
+    data, meta, encoding = mine
+    (data.parent / 'story.txt').write_text(story(), encoding='utf-8')
+    texts = prepare_wiki.read_files([data.parent / 'story.txt'], lambda done: None)
+    seen = [text for text in texts if prepare_wiki.split_of(text, 0.2) == 'train']
+    assert encoding.ranks == tokenizer.train_bpe(tokenizer.count_words(seen), 299)
+
+
+@pytest.mark.parametrize('held, readings', [(2**24, 1), (1000, 2)])
+def test_a_text_that_memory_holds_is_read_once_and_both_ways_give_the_same(mine, tmp_path, monkeypatch, held, readings):
+    (tmp_path / 'story.txt').write_text(story(), encoding='utf-8')
+    calls, read_files = [], prepare_wiki.read_files
+    monkeypatch.setattr(prepare_wiki, 'HELD', held)
+    monkeypatch.setattr(prepare_wiki, 'read_files', lambda *args: calls.append(args) or read_files(*args))
+    prepare_wiki.prepare('mine', 'bpe300', str(tmp_path / 'story.txt'), 0.2, tmp_path)
+    assert len(calls) == readings
+    for name in 'train.bin', 'val.bin', 'test.bin', 'tokenizer.tiktoken':
+        assert (tmp_path / 'mine-bpe300' / name).read_bytes() == (mine[0] / name).read_bytes()
+    assert prepare_wiki.load('mine', 'bpe300', tmp_path)[1]['left_out'] == mine[1]['left_out']
+
+
+def test_another_folders_tokenizer_is_taken_as_it_is(mine, tmp_path):
+    (tmp_path / 'novel.txt').write_text(story(999).upper(), encoding='utf-8')
+    args = ['--input=novel.txt', '--dataset=novel', f'--tokenizer={mine[0]}', '--val_fraction=0.2']
+    status, out, err = run(tmp_path, 'prepare_wiki.py', *args)
+    assert status == 0 and '--dataset=novel' in out, err
+    folder, meta = prepare_wiki.load('novel', str(mine[0]), tmp_path / 'data')
+    assert folder.name == 'novel-bpe300' and meta['tokenizer'] == mine[1]['tokenizer']
+    assert (folder / 'tokenizer.tiktoken').read_bytes() == (mine[0] / 'tokenizer.tiktoken').read_bytes()
+    status, out, err = run(tmp_path, 'prepare_wiki.py', *args[:2], '--tokenizer=bpe300', '--val_fraction=0.2')
+    assert 'another tokenizer' in exits(prepare_wiki.load, 'novel', str(mine[0]), tmp_path / 'data')
+    fails_in_one_line(run(tmp_path, 'prepare_wiki.py', *args[:2], '--tokenizer=data'), 'tokenizer.meta.json', 'missing')
+
+
+# ---- small texts
+
+NAMES = '\n'.join(f'name{i * 7919 % 30011}' for i in range(26000))   # 240 kB without a blank line
+
+
+@pytest.mark.parametrize('text, how', [
+    (NAMES, 'last parts'), (NAMES.replace('\n', ' '), 'last parts'), (NAMES.replace('\n', ''), 'last parts'),
+    ('A title\n\n' + 'x' * 200, 'last parts'), (tokenizer.END.join(['one' * 40, 'two' * 40, 'three' * 40]), 'last parts'),
+    ('\n\n'.join('a novel ' * 600 + str(i) for i in range(60)), 'hash'),
+    (tokenizer.END.join(f'{i} line' * 9 for i in range(25)), 'last documents')], ids=range(7))
+def test_a_small_text_has_some_in_each_split_and_nothing_is_lost(tmp_path, text, how):
+    (tmp_path / 'a.txt').write_text(text)
+    status, out, err = run(tmp_path, 'prepare_wiki.py', '--input=a.txt', '--dataset=a', '--tokenizer=byte')
+    assert status == 0 and how in out, (out, err)
+    folder, meta = prepare_wiki.load('a', 'byte', tmp_path / 'data')
+    splits = [(folder / f'{split}.bin').read_bytes() for split in ('train', 'val', 'test')]
+    assert how in meta['split'] and all(len(split) > 1 for split in splits)
+    if how != 'hash':
+        assert b''.join(splits).replace(b'\xff', b'').decode() == text.replace(tokenizer.END, '')   # in its order
+    if text == NAMES:   # cut where a line ends, near the shares that were asked for
+        assert splits[0].endswith(b'\n') and splits[1].endswith(b'\n')
+        assert [len(split) / len(text) for split in splits] == pytest.approx([0.9, 0.05, 0.05], abs=0.01)
+
+
+def test_any_text_of_any_share_has_three_parts():
+    rng = random.Random(0)
+    for _ in range(2000):
+        size = rng.choice([100, 101, 137, 1000])
+        text, share = ''.join(rng.choices('ab \n', k=size)), rng.choice([1e-9, 0.001, 0.01, 0.05, 0.2, 0.4, 0.499999])
+        cuts = sorted(rng.sample(range(1, size), rng.randrange(4)))
+        texts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, size])]
+        parts, _ = prepare_wiki.split_small(texts, share)
+        assert all(part for _, part in parts) and {split for split, _ in parts} == {'train', 'val', 'test'}
+        assert sorted(''.join(part for _, part in parts)) == sorted(text)
+
+
+# ---- text silently left out
+
+def test_names_in_any_case_with_commas_and_behind_links_are_read_and_the_rest_is_named(tmp_path, capsys):
+    (tmp_path / 'in/deep').mkdir(parents=True)
+    (tmp_path / 'elsewhere').mkdir()
+    for name in 'in/A.TXT', 'in/deep/b.Txt', 'elsewhere/c.JSONL', 'Smith, John.txt', 'in/notes.pdf':
+        (tmp_path / name).write_text('{"text": "c"}' if 'JSON' in name else name)
+    (tmp_path / 'in/d.JSONL.GZ').write_bytes(gzip.compress(b'{"text": "d"}'))
+    (tmp_path / 'in/linked').symlink_to('../elsewhere')
+    (tmp_path / 'in/deep/round').symlink_to('..')   # a walk without an end, if one isn't careful
+    both = f'{tmp_path}/in,{tmp_path}/Smith, John.txt'
+    files = prepare_wiki.input_files(both)
+    assert [file.name for file in files] == ['A.TXT', 'd.JSONL.GZ', 'b.Txt', 'c.JSONL', 'Smith, John.txt']
+    assert list(prepare_wiki.read_files(files, lambda done: None)) == ['in/A.TXT', 'd', 'in/deep/b.Txt', 'c', 'Smith, John.txt']
+    out = capsys.readouterr().out
+    assert '5 files to read' in out and '1 (notes.pdf)' in out
+
+
+@pytest.mark.parametrize('line, words', [
+    ('{"text": "a\\ud800b"}', ['line 1', 'half a surrogate', 'ud800']), ('{"paragraphs": "Document"}', ['line 1', 'paragraphs']),
+    ('{"text": ' + '[' * 100_000, ['line 1', 'too deep']), ('{"wiki_id": 1, "paragraph_id": 1e400, "text": "a"}', ['line 1']),
+    ('{"paragraphs": {"a": "b"}}', ['line 1']), ('{"paragraphs": ["a", 3]}', ['line 1'])], ids=range(6))
+def test_what_json_allows_and_text_does_not_says_why(tmp_path, line, words):
+    (tmp_path / 'a.jsonl').write_text(line)
+    fails_in_one_line(prepare(tmp_path, '--input=a.jsonl'), 'a.jsonl', *words)
+
+
+@pytest.mark.parametrize('name', ['../../x', 'a/b', 'a:1e400', 'a,b', '..', '', '.hidden', 'a\\b', 'a..b'])
+def test_a_name_never_leads_out_of_the_data_folder(tmp_path, name):
+    (tmp_path / 'story.txt').write_text(story(100))
+    fails_in_one_line(run(tmp_path, 'prepare_wiki.py', '--input=story.txt', '--tokenizer=byte', f'--dataset={name}'), 'dataset=')
+    assert 'dataset=' in exits(prepare_wiki.load, name, 'byte', tmp_path) and os.listdir(tmp_path) == ['story.txt']
+
+
+def test_the_next_command_can_be_pasted(tmp_path):
+    (tmp_path / 'story.txt').write_text(story(1000))
+    _, out, _ = run(tmp_path, 'prepare_wiki.py', '--input=story.txt', '--tokenizer=byte', '--dataset=my novel')
+    assert "python train.py '--dataset=my novel' --tokenizer=byte '--out_dir=out/my novel'" in out
+
+
+def test_a_byte_without_a_token_is_one_line(mine, tmp_path):
+    ranks = {token: i for token, i in mine[2].ranks.items() if token != b'z'}
+    tokenizer.save(tokenizer.make('noz', ranks), tmp_path)
+    (tmp_path / 'a.txt').write_text(story(500) + 'A zebra.')
+    result = run(tmp_path, 'prepare_wiki.py', '--input=a.txt', '--dataset=a', '--tokenizer=.')
+    fails_in_one_line(result, "'z'", 'U+007A')

@@ -3,12 +3,15 @@ import csv
 import functools
 import json
 import math
+import os
+import random
 import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,8 +19,10 @@ import torch
 import torch.nn.functional as F
 
 import prepare_wiki
+import run as runs
+import tokenizer as tokenizers
+import train as trainer
 from helpers import ROOT, SMALL, fails_in_one_line, run, story
-from model import GPT, Config
 
 BYTES = ['--embedding=byte_pool', '--n_byte_embd=16', '--n_byte_head=2', '--n_encoder_layer=1']
 DATA = ['--dataset=mine', '--tokenizer=bpe300', '--out_dir=out/a']
@@ -29,6 +34,12 @@ def train(folder, *args, **kwargs):
 
 def load(file):
     return torch.load(file, weights_only=True)
+
+
+def log_of(out):
+    """log.csv, but for what depends on the clock."""
+    return [{key: row[key] for key in row if key not in ('tokens_per_s', 'seconds')}
+            for row in csv.DictReader((out / 'log.csv').open())]
 
 
 @pytest.fixture(scope='module')
@@ -60,17 +71,19 @@ def test_a_run_tells_what_it_does_and_ends_with_what_to_do_next(trained):
     assert [float(row['dropout'] or 0) for row in rows] == pytest.approx([0, 0.16, 0.11, 0.06, 0.01])
     assert float(rows[-1]['val_bpb']) < float(rows[0]['val_bpb'])
     seen, held = (np.fromfile(folder / f'data/mine-bpe300/{split}.bin', '<u2') for split in ('train', 'val'))
-    p = (np.bincount(seen, minlength=300) + 1) / (len(seen) + 300)   # the untrained model knows the counts
+    assert float(rows[0]['val_loss']) == pytest.approx(math.log(300), abs=0.05)   # the untrained model knows nothing
+    assert 'ln V = 5.704' in out and 'xz' in out
+    # or the counts, where the output has a bias
+    assert train(folder, '--output_bias=True', '--max_iters=1', '--out_dir=out/bias')[0] == 0
+    rows = list(csv.DictReader((folder / 'out/bias/log.csv').open()))
+    p = (np.bincount(seen, minlength=300) + 1) / (len(seen) + 300)
     assert float(rows[0]['val_loss']) == pytest.approx(-np.log(p[held[1:]]).mean(), abs=0.05)
 
 
 def test_bits_per_byte_are_those_of_the_raw_text(trained):
     """Of all held-out bytes, emoji and Chinese among them, computed here from the text, one token at a time."""
     folder, out = trained
-    state = load(folder / 'out/a/ckpt.pt')
-    model = GPT(Config(**state['config'])).eval()
-    model.load_state_dict(state['model'])
-    encoding = prepare_wiki.make_tokenizer('bpe300', folder / 'out/a')
+    model, encoding, _ = runs.load_run(folder / 'out/a')
     files = prepare_wiki.input_files(str(folder / 'story.txt'))
     texts = [text for text in prepare_wiki.read_files(files, lambda done: None)
              if prepare_wiki.split_of(text, 0.2) == 'val']
@@ -82,7 +95,7 @@ def test_bits_per_byte_are_those_of_the_raw_text(trained):
         with torch.no_grad():
             for t in range(1, len(ids)):   # a token's context: the first window that holds it, moved back at the end
                 end = 32 if t <= 32 else min(32 + math.ceil((t - 32) / stride) * stride, len(ids) - 1)
-                logits = model.hidden(ids[None, end - 32:t])[0, -1] @ model.tokens.head.weight.T + model.tokens.counts.log1p()
+                logits = model.hidden(ids[None, end - 32:t])[0, -1] @ model.tokens.head.weight.T
                 nats += F.cross_entropy(logits, ids[t]).item()
         status, out, _ = run(folder, 'train.py', *DATA[2:], '--eval_only=True', f'--stride={stride}', '--dtype=float32')
         assert status == 0
@@ -116,9 +129,43 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
         f'{o}.{i}.{name}': value for o, optimizer in enumerate(state['optimizers'])
         for i, values in optimizer['state'].items() for name, value in values.items()} for state in (whole, parts)]
     assert flat[0].keys() == flat[1].keys() and all(torch.equal(flat[0][name], flat[1][name]) for name in flat[0])
-    logs = [[{key: row[key] for key in row if key not in ('tokens_per_s', 'seconds', 'train_loss')}
-             for row in csv.DictReader((folder / f'out/{name}/log.csv').open())] for name in ('whole', 'parts')]
-    assert logs[0] == logs[1]
+    assert log_of(folder / 'out/whole') == log_of(folder / 'out/parts')
+
+
+def same(a, b):
+    """Equal to the last bit, tensors in dicts and lists too."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, list) else a == b
+
+
+@pytest.mark.parametrize('kind', ['table', 'bytes'])
+def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_run(trained, tmp_path, kind):
+    """At ten random moments of each kind: loading, steps, evaluations, writing."""
+    folder, rng = trained[0], random.Random(kind)
+    args = [*DATA, *SMALL, *(BYTES if kind == 'bytes' else []), '--dataset=mine:2,other', '--train_tokens=600',
+            '--dropout=[(0, 0.3), (40, 0.1)]', '--ema=0.9', '--grad_accum=2', '--max_iters=40', '--eval_interval=4',
+            '--eval_tokens=320', '--log_interval=3', f'--data_dir={folder / "data"}']
+    begun = time.monotonic()
+    status, _, err = run(tmp_path, 'train.py', *args, '--out_dir=out/whole')
+    assert status == 0, err
+    seconds, kills, out = time.monotonic() - begun, 0, tmp_path / 'out/parts'
+    while not (out / 'result.json').exists():
+        more = ['--init_from=resume'] if (out / 'ckpt.pt').exists() else []
+        send = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+        after = rng.uniform(0.1, 0.8) * seconds if kills < 10 else None
+        status, _, err = run(tmp_path, 'train.py', *args, '--out_dir=out/parts', *more, after=after, send=send)
+        assert status in (0, 130, 1, -send), err
+        kills += 1
+    for name in ('ckpt.pt', 'best.pt'):
+        whole, parts = load(tmp_path / 'out/whole' / name), load(out / name)
+        for part in ('model', 'ema', 'optimizers', 'rng', 'order', 'owed', 'best', 'iter', 'counts', 'data', 'since'):
+            assert same(whole[part], parts[part]), (name, part, kills)
+    assert log_of(tmp_path / 'out/whole') == log_of(out)
+    assert min(epoch for epoch, _ in whole['order']) >= 1   # an epoch's end was among it
+    assert not [*out.glob('*.part')]
 
 
 @pytest.mark.parametrize('optimizer, extra', [
@@ -128,7 +175,9 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
     assert train(folder, f'--optimizer={optimizer}', f'--out_dir=out/{optimizer}', '--max_iters=1', *extra)[0] == 0
     state = load(folder / f'out/{optimizer}/ckpt.pt')
     torch.manual_seed(1337)
-    model, found = GPT(Config(**state['config'])), []   # as it was at the start
+    spelling, found = tokenizers.spelling(runs.load_run(folder / f'out/{optimizer}')[1]), []
+    config = runs.idea_module('').Config(**state['config'])
+    model = runs.build_model(config, spelling, state['counts'])   # as it was at the start
     assert all(not torch.equal(p, state['model'][name]) for name, p in model.named_parameters())
     for o in state['optimizers']:
         for group in o['param_groups']:
@@ -142,26 +191,35 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
 
 
 def test_an_epoch_reads_each_block_once():
-    source = (ROOT / 'train.py').read_text(encoding='utf-8')
-    names = {'np': np, 'seed': 5, 'block_size': 32}   # the class alone: train.py is a script
-    exec(source[source.index('class Order:'):source.index('@torch.no_grad()')], names)
     tokens, epochs = np.arange(1000), []
-    order = names['Order'](tokens)
+    order = trainer.Order(tokens, 32, seed=5)
     for epoch in range(3):
-        n = len(names['Order'](tokens, epoch).starts)
+        n = len(trainer.Order(tokens, 32, 5, epoch).starts)
         epochs.append([order.next()[1] for _ in range(n)])
         assert (np.diff(sorted(epochs[-1])) == 32).all() and n >= (1000 - 32) // 32   # side by side, each once
         assert epochs[-1] != sorted(epochs[-1]) and max(epochs[-1]) + 33 <= 1000
     assert len({starts[0] % 32 for starts in epochs}) > 1                              # cut elsewhere
-    order = names['Order'](tokens, epoch=1, read=4)
+    order = trainer.Order(tokens, 32, 5, epoch=1, read=4)
     assert [order.next()[1] for _ in range(5)] == epochs[1][4:9]                       # two integers suffice
+
+
+@pytest.mark.parametrize('shares', [[3, 1], [1, 1, 1], [5, 2, 0.1], [1, 0]])
+def test_a_mix_is_never_a_whole_block_behind_its_shares(shares):
+    mix, drawn = trainer.Mix([trainer.Order(np.full(100, i), 10, 0) for i in range(len(shares))]), np.zeros(len(shares))
+    for n in range(1, 200):
+        drawn[mix.next(shares)[0][0]] += 1
+        assert (abs(drawn - n * np.array(shares) / sum(shares)) < 1).all()
 
 
 def test_a_mix_reads_its_data_sets_in_proportion_evenly(trained):
     folder, _ = trained
     assert train(folder, '--dataset=mine:3,other:1', '--out_dir=out/mix')[0] == 0
     (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['order']
-    assert mine + other == 80 and abs(other - 20) <= 1
+    assert (mine, other) == (60, 20)
+    assert train(folder, '--dataset=mine,other', '--shares=[(0, [1, 0]), (10, [1, 0]), (11, [0, 1])]', '--out_dir=out/mix')[0] == 0
+    (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['order']
+    assert (mine, other) == (44, 36)   # eleven steps of four blocks from the first, nine from the second
+    fails_in_one_line(train(folder, '--dataset=mine,other', '--shares=[(0, [1])]'), 'shares', 'each data set')
     fails_in_one_line(train(folder, '--dataset=mine:3,other:0'), 'mine:3,other:0')
 
 
@@ -169,7 +227,7 @@ def test_a_run_may_be_given_little_of_the_text(trained):
     folder, _ = trained
     assert '2.1 epochs' in train(folder, '--train_tokens=600', '--max_iters=10', '--out_dir=out/little')[1]
     state, seen = load(folder / 'out/little/ckpt.pt'), np.fromfile(folder / 'data/mine-bpe300/train.bin', '<u2')[:600]
-    assert state['model']['tokens.counts'].tolist() == np.bincount(seen, minlength=300).tolist()
+    assert state['counts'].tolist() == np.bincount(seen, minlength=300).tolist()
     (epoch, read), = state['order']
     assert epoch == 2 and 17 * 2 + read <= 40 <= 18 * 2 + read   # blocks of 32
     fails_in_one_line(train(folder, '--train_tokens=32'), '32 tokens')
@@ -210,7 +268,7 @@ def test_questions_are_answered_on_the_way_as_eval_mc_answers_them(trained):
 
 
 def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained, tmp_path):
-    for name in ('model.py', 'train.py', 'prepare_wiki.py', 'configurator.py', 'download.py'):
+    for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'configurator.py', 'download.py'):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / 'docs').mkdir()
     study = (ROOT / 'docs/study.py').read_text(encoding='utf-8')
@@ -249,6 +307,12 @@ def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
         assert train(folder, f'--seed={seed}', '--max_iters=1', '--out_dir=out/again')[0] == 0
     seeds = [load(folder / 'out' / name / 'ckpt.pt')['settings']['seed'] for name in ('again.1', 'again')]
     assert seeds == [1, 2]
+    (folder / 'out/again/ckpt.pt').unlink()   # what is left is a run still
+    (folder / 'out/link').symlink_to('again')
+    best = (folder / 'out/again/best.pt').read_bytes()
+    assert train(folder, '--seed=3', '--max_iters=1', '--out_dir=out/link')[0] == 0
+    assert (folder / 'out/again.2/best.pt').read_bytes() == best and (folder / 'out/link').is_symlink()
+    assert load(folder / 'out/again/ckpt.pt')['settings']['seed'] == 3
 
 
 # ---- what users do wrong
@@ -258,10 +322,10 @@ def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
     (['--n_head=3'], ['n_head', '32']), (['--dropout=1.5'], ['1.5']), (['--max_iters=0'], ['max_iters=0']),
     (['--optimizer=sgd'], ['sgd']), (['--device=tpu'], ['tpu', 'cpu']), (['--dtype=float16'], ['float16']),
     (['--learning_rate=-1'], ['learning_rate=-1']), (['--dropout=[(9,0.1),(0,0.3)]'], ['(9, 0.1)']),
-    (['--beta2=1'], ['beta2=1']), (['--ema=1'], ['ema=1']), (['--share=all'], ["share='all'"]),
+    (['--beta2=1'], ['beta2=1']), (['--ema=1'], ['ema=1']), (['--share=all'], ['share=all']),
     (['--dataset=mine:x'], ['mine:x']), (['--dataset=mine,mine:2'], ['mine,mine:2']), (['--share_every=2'], ['share_every=2']),
     (['--dropout=[(0,0.1),(5,{})]'], ['dropout=']), (['--stride=99'], ['stride=99', 'block_size=32']),
-    (['--init_from=resume', '--batch_size=2'], ['batch_size=2', '4 blocks']), (['--embedding=bytes'], ['bytes', 'byte_pool']),  (['--tokenizer=words'], ['words']),
+    (['--init_from=resume', '--batch_size=2'], ['batch_size=2', '4 blocks']), (['--embedding=bytes'], ['bytes', 'byte_pool']), (['--tokenizer=words'], ['words']),
     (['--init_from=resume', '--out_dir=out/none'], ['out/none/ckpt.pt', 'train first']),
     (['--init_from=resume'], ['step 20 of 20', '--max_iters']),
     (['--init_from=resume', '--n_layer=3'], ['--n_layer=3', '2']),
@@ -301,75 +365,166 @@ def test_a_full_disk_keeps_the_older_checkpoint(trained):
     assert not list((folder / 'out/full').glob('*.part'))
 
 
-# ---- sample.py
+# ---- bad luck
 
-def sample(folder, *args, **kwargs):
-    return run(folder, 'sample.py', '--out_dir=out/a', '--device=cpu', '--seed=1', '--max_new_tokens=40', *args, **kwargs)
-
-
-def test_samples_need_only_the_runs_folder(trained, tmp_path):
-    (trained[0] / 'out' / 'a').rename(tmp_path / 'moved')
+def test_a_second_training_into_a_folder_ends_with_one_line(trained):
+    first = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *DATA, *SMALL, '--out_dir=out/two', '--max_iters=100000'],
+                             cwd=trained[0], stdout=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
     try:
-        status, out, err = run(tmp_path, 'sample.py', '--out_dir=moved', '--seed=1')
+        for line in first.stdout:
+            if line.startswith('step'):
+                break
+        fails_in_one_line(train(trained[0], '--out_dir=out/two'), 'another run is writing here', str(first.pid))
     finally:
-        (tmp_path / 'moved').rename(trained[0] / 'out' / 'a')
-    assert status == 0 and out.strip() and 'tokens/s' in err
+        first.kill()
+        first.wait()
 
 
-def test_the_same_seed_gives_the_same_text_and_another_seed_another(trained):
-    texts = [sample(trained[0], f'--seed={seed}', '--num_samples=2')[1] for seed in (1, 1, 2)]
-    assert texts[0] == texts[1] != texts[2] and '--- sample 2' in texts[0]
+def test_a_reader_that_leaves_ends_the_run_saved(trained):
+    process = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *DATA, *SMALL, '--out_dir=out/head', '--max_iters=100000'],
+                               cwd=trained[0], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    assert process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait() == 130 and 'Traceback' not in err and 'Error' not in err
+    assert load(trained[0] / 'out/head/ckpt.pt')['iter'] < 100
 
 
-def test_prompts_come_from_a_flag_a_file_or_standard_input(trained):
-    (trained[0] / 'prompt.txt').write_text('The cat 🐈', encoding='utf-8')
-    texts = [sample(trained[0], '--prompt=The cat 🐈'), sample(trained[0], '--prompt=FILE:prompt.txt'),
-             sample(trained[0], '--prompt=-', input='The cat 🐈')]
-    assert texts[0][1].startswith('The cat 🐈') and texts[0][:2] == texts[1][:2] == texts[2][:2]
+def test_a_token_file_cut_while_training_is_one_line(trained, tmp_path):
+    shutil.copytree(trained[0] / 'data', tmp_path / 'data')
+    tokens = np.memmap(tmp_path / 'data/mine-bpe300/train.bin', '<u2', 'r')
+    with open(tokens.filename, 'r+b') as file:
+        file.truncate(4096)
+    with pytest.raises(SystemExit, match='become shorter'):
+        trainer.load_blocks([(tokens, 20000)], 32, 'cpu')
 
 
-def test_greedy_text_is_what_the_likeliest_tokens_spell_and_never_half_a_character(trained):
+def test_an_interrupted_evaluation_ends_at_once(trained):
+    model, encoding, _ = runs.load_run(trained[0] / 'out/a')
+    token_bytes = np.array([len(token or b'') for token in tokenizers.spelling(encoding)])
+    sets, calls = [prepare_wiki.load('mine', 'bpe300', trained[0] / 'data')], []
+
+    def stop(done):
+        calls.append(done)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.evaluate(model, sets, token_bytes, progress=stop)
+    assert len(calls) == 1
+
+
+def test_a_logs_spreadsheet_is_one_line(trained):
     folder = trained[0]
-    status, out, _ = sample(folder, '--temperature=0', '--dtype=float32', '--prompt=老')
-    state = load(folder / 'out/a/best.pt')
-    model = GPT(Config(**state['config'])).eval()
-    model.load_state_dict(state['model'])
-    encoding = prepare_wiki.make_tokenizer('bpe300', folder / 'out/a')
-    ids = [encoding.eot_token, *encoding.encode_ordinary('老')]
-    start, prompt = 0, len(ids)
-    for _ in range(40):   # the whole window again for each token, at half of it when it is full
-        start = len(ids) - 16 if len(ids) - start > 32 else start
-        logits = model.hidden(torch.tensor([ids[start:]]))[0, -1] @ model.tokens.head.weight.T
-        best = (logits + torch.log(model.tokens.counts + 1)).argmax().item()
-        if best == encoding.eot_token:
-            break
-        ids.append(best)
-    raw = encoding.decode_bytes(ids[1:])
-    whole = raw.decode(errors='ignore') if raw[-1] < 0x80 else raw.decode(errors='replace').rstrip('�')
-    assert status == 0 and out.rstrip('\n').replace('�', '') == whole.rstrip('\n').replace('�', '')
-
-
-@pytest.mark.parametrize('kind', ['table', 'bytes'])
-def test_tokens_are_shown_with_the_bits_of_each_and_the_bits_add_up(trained, kind):
-    out_dir = '--out_dir=out/a' if kind == 'table' else '--out_dir=out/bytes'
-    if kind == 'bytes':
-        assert train(trained[0], *BYTES, out_dir, '--max_iters=2')[0] == 0
-    status, out, err = run(trained[0], 'sample.py', out_dir, '--show_tokens=True', '--prompt=The cat 🐈.')
-    assert status == 0, err
-    *lines, last = out.splitlines()
-    assert sum(float(line[:6]) for line in lines) / 13 == pytest.approx(float(last.split()[0]), abs=0.05)
-    assert ('END' in out) == (kind == 'bytes')
-    if kind == 'bytes':
-        for line in lines:
-            assert sum(float(bits) for bits in re.findall(r" ([\d.]+)(?= |$)", line.split("'", 2)[2])) == pytest.approx(
-                float(line[:6]), abs=0.5)
+    assert train(folder, '--out_dir=out/sheet')[0] == 0
+    log = folder / 'out/sheet/log.csv'
+    raw = log.read_bytes()
+    for harmed in (raw.replace(b',', b';'), raw[:100] + bytes(10) + raw[100:], raw.replace(b'5,', b'five,')):
+        log.write_bytes(harmed)
+        fails_in_one_line(train(folder, '--out_dir=out/sheet', '--init_from=resume', '--max_iters=25'), 'log.csv')
+    log.write_bytes(b'\xef\xbb\xbf' + raw)   # a BOM is harmless
+    assert train(folder, '--out_dir=out/sheet', '--init_from=resume', '--max_iters=25')[0] == 0
+    assert [row['iter'] for row in log_of(log.parent)] == ['0', '5', '10', '15', '20', '25']
 
 
 @pytest.mark.parametrize('args, words', [
-    (['--out_dir=out/none'], ['out/none/best.pt', 'train first']), (['--temperature=-1'], ['temperature=-1']),
-    (['--top_p=0'], ['top_p=0']), (['--num_samples=0'], ['num_samples=0']), (['--prompt=FILE:none'], ['none: No such file'])])
-def test_a_mistake_in_sampling_ends_in_one_line(trained, args, words):
-    fails_in_one_line(sample(trained[0], *args), *words)
+    (['--out_dir=.'], ["out_dir='.'"]), (['--out_dir='], ["out_dir=''"]), (['--seed=1e30'], ['seed=1']),
+    (['--batch_size=1e12'], ['batch_size=1000000000000']), (['--dataset=mine:1e400'], ['mine:1e400']),
+    (['--dataset=../../mine'], ['../../mine']), (['--init_from=resum'], ['resum', 'no such file']),
+    (['--lora_rank=2'], ['lora_rank=2', 'init_from']), (['--idea=nothing'], ['idea=nothing'])])
+def test_settings_at_their_edges_are_one_line(trained, args, words):
+    fails_in_one_line(train(trained[0], *args), *words)
+
+
+# ---- to start from another run
+
+@pytest.mark.parametrize('extra', [[], [*BYTES, '--share=block', '--lora_rank=2']])
+def test_fine_tuning_starts_from_a_runs_weights_and_is_better_than_from_scratch(trained, extra):
+    folder, kind = trained[0], 'byte' if extra else 'table'
+    assert train(folder, *extra, '--max_iters=60', f'--out_dir=out/base_{kind}')[0] == 0
+    args = ['--dataset=other', '--max_iters=5', '--eval_interval=5', '--batch_size=4', '--device=cpu']
+    status, out, err = run(folder, 'train.py', f'--init_from=out/base_{kind}', f'--out_dir=out/tuned_{kind}', *args)
+    assert status == 0, err
+    tuned, base = load(folder / f'out/tuned_{kind}/ckpt.pt'), load(folder / f'out/base_{kind}/best.pt')
+    assert tuned['config'] == base['config'] and tuned['iter'] == 5
+    assert float(log_of(folder / f'out/tuned_{kind}')[0]['val_bpb']) == pytest.approx(base['best'], abs=1e-4)
+    assert train(folder, *extra, *args, f'--out_dir=out/fresh_{kind}')[0] == 0
+    assert tuned['best'] < load(folder / f'out/fresh_{kind}/ckpt.pt')['best']
+    fails_in_one_line(run(folder, 'train.py', f'--init_from=out/base_{kind}', '--out_dir=out/x', '--n_layer=3', *args), '--n_layer=3')
+    fails_in_one_line(run(folder, 'train.py', f'--init_from=out/base_{kind}', '--out_dir=out/x', '--tokenizer=byte', *args),
+                      '--tokenizer=byte', 'bpe300')
+
+
+def test_adapters_alone_are_trained_on_a_run_without_and_a_resume_goes_on(trained):
+    folder = trained[0]
+    args = ['--dataset=other', '--lora_rank=2', '--batch_size=4', '--device=cpu', '--learning_rate=0.02', '--out_dir=out/lora']
+    status, out, err = run(folder, 'train.py', '--init_from=out/a', *args, '--max_iters=5')
+    assert status == 0, err
+    assert run(folder, 'train.py', '--out_dir=out/lora', '--init_from=resume', '--max_iters=10')[0] == 0
+    before, after = load(folder / 'out/a/best.pt')['model'], load(folder / 'out/lora/ckpt.pt')
+    for name, value in after['model'].items():
+        if name.endswith(('.A.weight', '.B')):
+            assert value.abs().max() > 0
+        else:
+            assert torch.equal(value, before[name.replace('.linear', '')])
+    assert after['best'] < float(log_of(folder / 'out/lora')[0]['val_bpb']) == pytest.approx(load(folder / 'out/a/best.pt')['best'], abs=1e-4)
+
+
+def test_a_data_set_with_another_tokenizer_names_the_command_that_makes_it(trained):
+    folder = trained[0]
+    shutil.copytree(folder / 'data/mine-bpe300', folder / 'data/strange-bpe300', dirs_exist_ok=True)
+    status, _, err = run(folder, 'prepare_wiki.py', '--input=story.txt', '--dataset=strange', '--tokenizer=bpe301')
+    assert status == 0, err
+    shutil.rmtree(folder / 'data/strange-bpe300')
+    (folder / 'data/strange-bpe301').rename(folder / 'data/strange-bpe300')
+    fails_in_one_line(run(folder, 'train.py', '--init_from=out/a', '--dataset=strange', '--out_dir=out/x', '--device=cpu'),
+                      'prepare_wiki.py', '--tokenizer=out/a')
+
+
+# ---- ideas
+
+IDEA = """from dataclasses import dataclass
+import model
+
+@dataclass
+class Config(model.Config):
+    strength: float = 0.5   # how strong the idea is
+    where: str = 'end'      # and where
+
+class GPT(model.GPT):
+    def forward(self, idx, targets):
+        return super().forward(idx, targets) * (1 + self.config.strength if self.training else 1)
+"""
+
+
+def test_an_idea_brings_its_model_and_its_own_settings(trained, tmp_path):
+    for file in ROOT.glob('*.py'):
+        shutil.copy(file, tmp_path)
+    (tmp_path / 'ideas').mkdir()
+    (tmp_path / 'ideas/loud.py').write_text(IDEA)
+    script, where = tmp_path / 'train.py', f'--data_dir={trained[0] / "data"}'
+    assert '--strength=0.5' in run(tmp_path, script, '--help', '--idea=loud')[1]
+    assert '--strength' not in run(tmp_path, script, '--help')[1]
+    status, out, err = run(tmp_path, script, *DATA, *SMALL, where, '--strength=1', '--idea=loud', '--max_iters=6')
+    assert status == 0, err
+    state = load(tmp_path / 'out/a/ckpt.pt')
+    assert state['idea'] == 'loud' and state['config']['strength'] == 1.0 and state['config']['where'] == 'end'
+    rows = log_of(tmp_path / 'out/a')
+    assert float(rows[1]['train_loss']) > 1.5 * float(rows[0]['val_loss'])   # twice the nats in training alone
+    assert run(tmp_path, script, '--out_dir=out/a', '--init_from=resume', '--max_iters=8')[0] == 0
+    assert run(tmp_path, tmp_path / 'sample.py', '--out_dir=out/a', '--device=cpu', '--max_new_tokens=3')[0] == 0
+    fails_in_one_line(run(tmp_path, script, *DATA, *SMALL, where, '--idea=quiet'), 'idea=quiet', 'loud')
+    fails_in_one_line(run(tmp_path, script, *DATA, *SMALL, where, '--strength=1'), 'strength')
+
+
+def test_under_torchrun_a_mistake_is_said_once_and_the_loss_is_the_mean(trained):
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', str(ROOT / 'train.py'), *DATA,
+                           *SMALL, '--grad_accum=2', '--n_head=3'], cwd=trained[0], capture_output=True, text=True)
+    assert done.returncode != 0 and done.stderr.count('must be a multiple of') == 1, done.stderr
+    args = [*DATA, *SMALL, '--grad_accum=2', '--max_iters=5', '--log_interval=1']
+    assert run(trained[0], 'train.py', *args, '--out_dir=out/mean1')[0] == 0
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', str(ROOT / 'train.py'), *args,
+                           '--out_dir=out/mean2'], cwd=trained[0], capture_output=True, text=True)
+    losses = [[float(row['train_loss']) for row in log_of(trained[0] / f'out/mean{n}')[1:]] for n in (1, 2)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
 @pytest.mark.parametrize('script', ['train.py', 'sample.py', 'prepare_wiki.py', 'eval_mc.py'])

@@ -1,0 +1,133 @@
+"""Checkpoints: what is saved is what is loaded, and what is not whole is one line."""
+import random
+
+import pytest
+import torch
+
+import run as runs
+import tokenizer as tokenizers
+from model import Config
+
+SHAPE = dict(vocab_size=300, block_size=16, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, d_ff=48)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run's folder with best.pt, of random weights."""
+    ranks = tokenizers.train_bpe(tokenizers.count_words(['the cat sees the moon and the cat forgets the moon'] * 9), 299)
+    tokenizer = tokenizers.make('bpe300', ranks)
+    tokenizers.save(tokenizer, tmp_path)
+    config = Config(**SHAPE | dict(vocab_size=tokenizer.n_vocab))
+    model = runs.build_model(config, tokenizers.spelling(tokenizer))
+    runs.save_checkpoint(tmp_path / 'best.pt', dict(
+        format=runs.FORMAT, config=vars(config), idea='', model=model.state_dict(), counts=None,
+        tokenizer=tokenizers.spec_of(tokenizer), settings={}, iter=7))
+    return tmp_path
+
+
+def change(folder, **values):
+    path = folder / 'best.pt'
+    torch.save(torch.load(path, weights_only=True) | values, path)
+
+
+def one_line(folder, *words):
+    with pytest.raises(SystemExit) as error:
+        runs.load_run(folder)
+    message = str(error.value)
+    assert '\n' not in message and 'best.pt' in message, message
+    for word in words:
+        assert word in message, (word, message)
+
+
+def test_a_run_is_loaded_as_it_was_saved(folder):
+    model, tokenizer, checkpoint = runs.load_run(folder)
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    assert checkpoint['iter'] == 7 and not model.training
+    assert all(torch.equal(p, saved['model'][name]) for name, p in model.state_dict().items())
+    assert tokenizer.decode_bytes(tokenizer.encode_ordinary('the cat')) == b'the cat'
+
+
+def test_each_bit_that_flips_is_noticed_or_changes_nothing(folder):
+    raw, rng = (folder / 'best.pt').read_bytes(), random.Random(1)
+    right = runs.load_run(folder)[0].state_dict()
+    for _ in range(150):
+        harmed = bytearray(raw)
+        harmed[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        (folder / 'best.pt').write_bytes(harmed)
+        try:
+            state = runs.load_run(folder)[0].state_dict()
+        except SystemExit as error:
+            assert '\n' not in str(error)
+        else:
+            assert all(torch.equal(state[name], p) for name, p in right.items())
+
+
+@pytest.mark.parametrize('damage, words', [
+    (torch.zeros(3), ['other contents']), ({'format': 2}, ['format 2', 'train again']), ({'format': 3}, ['no config']),
+    ([1, 2], ['other contents']), ({'format': '3'}, ['other contents'])])
+def test_a_foreign_file_is_one_line(folder, damage, words):
+    torch.save(damage, folder / 'best.pt')
+    one_line(folder, *words)
+
+
+def test_so_are_weights_and_shapes_that_do_not_fit(folder):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    change(folder, model={f'_orig_mod.{name}': p for name, p in saved['model'].items()})
+    one_line(folder, 'not a checkpoint of this code')
+    change(folder, model=saved['model'], config=saved['config'] | dict(n_wings=2))
+    one_line(folder, 'n_wings')
+    for wrong in dict(n_head=3), dict(n_layer='two'), dict(n_embd=64):
+        change(folder, config=saved['config'] | wrong)
+        one_line(folder)
+    change(folder, config=saved['config'], idea='none_such')
+    one_line(folder, 'ideas')
+    (folder / 'best.pt').write_bytes(b'')
+    one_line(folder, 'not a whole checkpoint')
+    (folder / 'best.pt').unlink()
+    one_line(folder, 'train first', '--out_dir=')
+
+
+def test_another_tokenizer_beside_it_is_refused(folder):
+    file = folder / 'tokenizer.tiktoken'
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b''.join(lines[:-1]))
+    with pytest.raises(SystemExit) as error:
+        runs.load_run(folder)
+    assert '\n' not in str(error.value)
+
+
+def test_int8_rows_come_back_as_what_they_stand_for(folder):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    name = 'blocks.0.ffn.up.weight'
+    weight = saved['model'][name]
+    scale = weight.abs().amax(1) / 127
+    change(folder, model=saved['model'] | {name: (weight / scale[:, None]).round().to(torch.int8)}, scales={name: scale})
+    loaded = runs.load_run(folder)[0].state_dict()[name]
+    assert loaded.dtype == torch.float32 and (loaded - weight).abs().max() <= scale.max() * 0.51
+
+
+def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(folder, monkeypatch):
+    before = (folder / 'best.pt').read_bytes()
+    monkeypatch.setattr(torch, 'save', lambda state, file: file.write(b'half') and (_ for _ in ()).throw(OSError('disk full')))
+    with pytest.raises(SystemExit, match='disk full'):
+        runs.save_checkpoint(folder / 'best.pt', {})
+    assert (folder / 'best.pt').read_bytes() == before and not [*folder.glob('*.part')]
+
+
+@pytest.mark.parametrize('kind', ['table', 'byte_pool'])
+def test_with_adapters_a_run_computes_what_it_did(folder, kind):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    tokenizer = tokenizers.load(saved['tokenizer'], folder)
+    spelling = tokenizers.spelling(tokenizer)
+    model = runs.build_model(Config(**saved['config'] | dict(embedding=kind, n_byte_embd=16)), spelling).eval()
+    checkpoint = saved | dict(config=vars(model.config), model=model.state_dict())
+    adapted = runs.restore_model(checkpoint, spelling, 'here', lora_rank=2).eval()
+    idx = torch.randint(tokenizer.n_vocab, (2, 9))
+    assert torch.equal(adapted(idx[:, :-1], idx[:, 1:]), model(idx[:, :-1], idx[:, 1:]))
+    assert adapted.count_parameters()['LoRA'] > 0
+
+
+def test_an_output_bias_starts_at_the_log_counts(folder):
+    counts = torch.arange(300.0)
+    model = runs.build_model(Config(**SHAPE, output_bias=True), [b'x'] * 300, counts)
+    torch.testing.assert_close(model.tokens.head.bias.softmax(0), (counts + 1) / (counts + 1).sum())
