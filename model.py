@@ -319,6 +319,13 @@ def by_size(sizes):
             yield size, which
 
 
+class Slices(nn.Linear):
+    """The first numbers of W h: a vector for each choice that a token makes (MegaByte, arXiv 2305.07185)."""
+
+    def forward(self, h, n):
+        return F.linear(h, self.weight[:n])                             # (n, C) -> (n, L D)
+
+
 class BytePool(nn.Module):
     """An embedding table that is computed from spelling, and a softmax that spells the next token.
 
@@ -336,7 +343,7 @@ class BytePool(nn.Module):
         self.byte_in = nn.Embedding(257, D)
         self.encoder = nn.ModuleList(Block(small, nn.Identity(), False) for _ in range(config.n_encoder_layer))
         self.pool = nn.Linear(D, C, bias=False)
-        self.slices = nn.Linear(C, (S - 1) * D, bias=False)   # a vector for each choice (MegaByte, arXiv 2305.07185)
+        self.slices = Slices(C, (S - 1) * D, bias=False)
         self.byte_out = nn.Embedding(257, D)
         self.decoder = nn.ModuleList(Block(small, nn.Identity()) for _ in range(config.n_decoder_layer))
         self.norm = Norm(D, eps=config.norm_eps)
@@ -363,7 +370,7 @@ class BytePool(nn.Module):
     def decode(self, h, choices):
         """(n, C) states, (n, L) choices to make after them -> (n, L, 257) logits of the symbols at each."""
         L, D = choices.size(1), self.head.in_features
-        x = F.linear(h, self.slices.weight[:L * D]).unflatten(-1, (L, D))
+        x = self.slices(h, L * D).unflatten(-1, (L, D))                 # (n, L, D)
         x = x + self.byte_out(self.before[choices])                     # (n, L, D)
         for block in self.decoder:
             x = block(x, self.rotary(0, L))
@@ -485,7 +492,7 @@ class GPT(Transformer):
             use_matrices(block.attn, attn, 0 if c.share == 'ffn' else c.lora_rank)
         return blocks
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(self, idx, max_new_tokens, **how):
         """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see choose().
         When the window outgrows block_size its older half is forgotten and the newer half is read afresh from
