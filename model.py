@@ -226,6 +226,7 @@ class TokenTable(nn.Module):
 
 class Transformer(nn.Module):
     """Tokens in; out comes, for each of them, how well it foretells the one after."""
+    block_class = Block
 
     def __init__(self, config):
         super().__init__()
@@ -241,7 +242,7 @@ class Transformer(nn.Module):
         return TokenTable(self.config)
 
     def make_blocks(self):
-        return [Block(self.config, self.dropout) for _ in range(self.config.n_layer)]
+        return [self.block_class(self.config, self.dropout) for _ in range(self.config.n_layer)]
 
     def init_weights(self):
         """Normal with std 0.02 here and in the tables; 0.02 / sqrt(2 n_layer) for the projections that add to the
@@ -255,11 +256,15 @@ class Transformer(nn.Module):
 
     def hidden(self, idx, caches=None):
         """(B, T) token ids -> (B, T, C) final states; with caches, idx continues what they hold."""
-        angles = self.rotary(caches[0].length if caches else 0, idx.size(1))
         x = self.dropout(self.tokens.embed(idx))                        # (B, T) -> (B, T, C)
-        for i, block in enumerate(self.blocks):
-            x = block(x, angles, caches[i] if caches else None)
-        return self.norm(x)
+        return self.norm(self.layers(x, caches))
+
+    def layers(self, x, caches=None, first=0, last=None):
+        """(B, T, C) states -> (B, T, C), what the layers make of them, or those from `first` to before `last`."""
+        angles = self.rotary(caches[first].length if caches else 0, x.size(1))
+        for i in range(len(self.blocks))[first:last]:
+            x = self.blocks[i](x, angles, caches[i] if caches else None)
+        return x
 
     def forward(self, idx, targets):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""
@@ -385,10 +390,12 @@ class BytePool(nn.Module):
         for L, which in by_size(self.n_choices[tokens]):
             choices = self.choices[tokens[which], :L]                   # (n, L)
             chosen = self.chosen[tokens[which], :L]                     # (n, L)
-            logits = self.decode(h[which], choices).flatten(0, 1)       # (n L, 257)
-            cost = F.cross_entropy(logits, chosen.flatten(), reduction='none')
-            nats[which[:, None], self.place[choices]] = cost.view(choices.shape)
+            nats[which[:, None], self.place[choices]] = self.nll_of_choices(h[which], choices, chosen)
         return nats.view(*targets.shape, -1)
+
+    def nll_of_choices(self, h, choices, chosen):
+        logits = self.decode(h, choices).flatten(0, 1)                  # (n, C), (n, L) -> (n L, 257)
+        return F.cross_entropy(logits, chosen.flatten(), reduction='none').view(choices.shape)
 
     def nll(self, h, targets):
         """(B, T, C) states, (B, T) targets -> (B, T) nats."""
@@ -455,7 +462,7 @@ def choose(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
 
 class LayerCache:
-    """Keys and values of one layer, for up to `room` tokens: earlier tokens needn't be read again."""
+    """Keys and values of one layer, for `room` tokens, or more: earlier tokens needn't be read again."""
 
     def __init__(self, room):
         self.room = room
@@ -467,6 +474,8 @@ class LayerCache:
             self.k = k.new_empty(*k.shape[:2], self.room, k.size(3))
             self.v = torch.empty_like(self.k)
         start, self.length = self.length, self.length + k.size(2)
+        while self.length > self.k.size(2):
+            self.k, self.v = (torch.cat((x, torch.empty_like(x)), dim=2) for x in (self.k, self.v))
         self.k[:, :, start:self.length] = k
         self.v[:, :, start:self.length] = v
         return self.k[:, :, :self.length], self.v[:, :, :self.length]
@@ -518,8 +527,9 @@ class GPT(Transformer):
         """{part: parameters}; a tensor used twice counts once."""
         tokens = 'byte pooling' if self.config.embedding == 'byte_pool' else 'token tables'
         names = {'tokens': tokens, 'A': 'LoRA', 'B': 'LoRA', 'attn': 'attention', 'ffn': 'feed-forward'}
+        names |= dict.fromkeys(('norm', 'attn_norm', 'ffn_norm'), 'norms')
         parts = Counter()
         for path, p in self.named_parameters():   # which yields a shared tensor once
             part = [name for word, name in names.items() if word in path.split('.')]
-            parts[part[0] if part else 'norms'] += p.numel()
+            parts[part[0] if part else path.split('.')[0]] += p.numel()   # of an idea: its own name
         return dict(parts)
