@@ -1,5 +1,5 @@
 """
-Text -> token files. The only file that knows corpora.
+Documents (documents.py) -> token files.
 
     python prepare_wiki.py                                      # Simple English Wikipedia, gpt2: the paper's data
     python prepare_wiki.py --tokenizer=byte --source=sbert      # another tokenizer, another copy of it
@@ -23,7 +23,7 @@ val_fraction = 0.0       # of the documents, for each of val and test; 0: 0.01 f
 data_dir = 'data'        # where the data sets are, and downloads/
 check = False            # prepare nothing: compare the hashes of a data set that is there
 
-from configurator import Progress, configure
+from configurator import Progress, command, configure
 if __name__ == '__main__':
     configure(globals(), one_of=dict(source='cohere sbert wikimedia'))
 
@@ -31,220 +31,25 @@ import collections
 import concurrent.futures
 import datetime
 import functools
-import gzip
 import hashlib
-import importlib.util
-import io
 import itertools
 import json
 import os
 import pathlib
 import re
-import shlex
 import shutil
 import sys
-import zlib
 
-from download import download, fingerprint, lock, write_whole
-from tokenizer import END, check_of, count_words, named_ranks, spec_of, train_bpe
+from documents import clean, download_wikipedia, input_files, pydocs, read_files
+from download import fingerprint, lock, write_whole
+from tokenizer import END, count_words, named_ranks, spec_of, train_bpe
 from tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
 KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # data sets that need no --input: usual tokenizer
 SPLITS = ('train', 'val', 'test')
-BY_NAME = r'byte|gpt2(-[1-9]\d*)?|bpe\d+'      # tokenizers that need no folder
-SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.parquet')   # of files that are read, in any case
 BY_HASH = 'by a hash of each document'
 HELD = 2**24               # characters: a text of at most that is read once and held in memory
-
-# Simple English Wikipedia: {source: (address, {file: its size and sha256, where they are known})}
-HUB = 'https://huggingface.co/datasets/'
-SOURCES = dict(
-    cohere=(HUB + 'Cohere/wikipedia-22-12/resolve/main/simple/', {f'00{i}.jsonl.gz': () for i in range(5)}),
-    sbert=('http://sbert.net/datasets/', {'simplewiki-2020-11-01.jsonl.gz': ()}),
-    wikimedia=(HUB + 'wikimedia/wikipedia/resolve/b04c8d1ceb2f5cd4588862100d08de323dccfbaa/20231101.simple/', {
-        'train-00000-of-00001.parquet': (
-            156885218, '31bded16768a47c286becd292079122f5d7d4397a17b87d4250a00ccd581e6f0')}))
-# "Mercury may refer to:" on the line after the title
-DISAMBIGUATION = re.compile(r'[^\n]*(?:\(disambiguation\)\n|\n+[^\n]*\b(?:may|might|can|could)(?: also)? '
-                            r'(?:refer to|mean|stand for)\b(?:[^\n]*:)? *(?:\n|$))')
-
-
-# ---------------------------------------------------------------------------------------------------------
-# documents
-
-def pydocs(progress):
-    """The topics of Python's help() and the docstrings of its standard library, a document for each file."""
-    import ast, sysconfig, warnings
-    import pydoc_data.topics
-    yield from pydoc_data.topics.topics.values()
-    library, files = pathlib.Path(sysconfig.get_path('stdlib')), []
-    for folder, folders, names in os.walk(library):   # not what pip installed, nor tests of tests
-        folders[:] = set(folders) - {'site-packages', 'dist-packages', 'test', 'tests'}
-        files += [pathlib.Path(folder, name) for name in names if name.endswith('.py')]
-    for i, file in enumerate(sorted(files)):
-        progress(i / len(files))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')   # of the standard library's own odd escapes
-                statements = [ast.parse(file.read_bytes())]
-        except SyntaxError:   # lib2to3 keeps samples of bad Python
-            continue
-        strings = []
-        for node in statements:   # grows: definitions stand in statements, so expressions needn't be searched
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                strings.append(ast.get_docstring(node))
-            for field in 'body', 'handlers', 'orelse', 'finalbody', 'cases':
-                statements += getattr(node, field, ())
-        if any(strings):
-            yield '\n\n'.join([f'# {file.relative_to(library).as_posix()}', *filter(None, strings)])
-
-
-def input_files(paths):
-    """The text files that --input names, folders searched, linked ones too."""
-    files, others, names = [], [], paths.split(',')
-    while names:   # a name may have commas itself: the longest one that exists
-        n = next((n for n in range(len(names), 0, -1) if os.path.exists(','.join(names[:n]))), 0)
-        if not n:
-            sys.exit(f'--input={",".join(names)}: no such file or folder')
-        path, names = pathlib.Path(','.join(names[:n])), names[n:]
-        found = files_below(path) if path.is_dir() else [path]
-        wanted = [file for file in found if file.name.lower().endswith(SUFFIXES)]
-        if not wanted:
-            sys.exit(f'--input={path}: nothing here ends in {", ".join(SUFFIXES)}')
-        files += wanted
-        others += [file for file in found if file not in wanted]
-    check_pyarrow(files)
-    print(f'{paths}: {len(files)} files to read')
-    if others:
-        named = [file.name for file in others[:3]] + ['...'] * (len(others) > 3)
-        print(f'  not read, for their names: {len(others)} ({", ".join(named)})')
-    return files
-
-
-def files_below(top):
-    """All files in a folder and its subfolders, sorted; each subfolder once, though links may lead to it again."""
-    def fail(error):
-        raise error
-
-    files, seen = [], set()
-    for folder, folders, names in os.walk(top, onerror=fail, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        files += [pathlib.Path(folder, name) for name in names]
-    return sorted(files)
-
-
-def read_files(files, progress):
-    """Documents of .txt files (cut_text), and of the records of .jsonl, .jsonl.gz and .parquet files: a `title`
-    if there is one, and a `text` or a list of `paragraphs`. Records with a `wiki_id` and a `paragraph_id` are
-    passages of articles: they are held until all are read, since nothing promises their order."""
-    total, before, articles = sum(file.stat().st_size for file in files), 0, {}
-    for file in files:
-        with open(file, 'rb') as raw:
-            try:
-                for document in cut_text(raw) if file.suffix.lower() == '.txt' else read_records(file, raw, articles):
-                    done = (before + raw.tell()) / max(total, 1)
-                    progress(done / 8 if articles else done)   # reading takes an eighth of the time
-                    if document is not None:
-                        yield document
-            except UnicodeDecodeError as error:
-                sys.exit(f'{file}: not UTF-8 ({error.reason}: byte 0x{error.object[error.start]:02x} in '
-                         f'{error.object[max(error.start - 20, 0):error.start + 20]!r}); convert it first')
-            except (EOFError, OSError, ValueError, zlib.error) as error:
-                sys.exit(f'{file}: broken ({error}); delete it and fetch it again')
-        before += file.stat().st_size
-    for i, passages in enumerate(articles.values(), 1):
-        progress(1 / 8 + 7 / 8 * i / len(articles))
-        _, titles, texts = zip(*sorted(passages))
-        yield join(titles[0], '\n\n'.join(texts))
-
-
-def cut_text(raw):
-    """A document ends where <|endoftext|> stands, else at the first blank line after 4,096 characters, or at
-    the end of a line after 65,536. Only a document's worth of text is in memory."""
-    lines, held = io.TextIOWrapper(raw, encoding='utf-8-sig', newline='\n'), ''
-    for line in iter(lambda: lines.readline(2**16), ''):
-        held += line
-        if held.find(END, -len(line) - len(END)) >= 0:   # a long line comes in pieces, whose cut may fall into it
-            *ended, held = held.split(END)
-            yield from ended
-        if len(held) > 2**16 or len(held) > 2**12 and not line.strip():
-            yield held
-            held = ''
-    yield held
-
-
-def read_records(file, raw, articles):
-    """The document of each record, or None for a passage, which goes to articles."""
-    if file.suffix.lower() == '.parquet':
-        import pyarrow.parquet
-        records = (row for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(1000) for row in batch.to_pylist())
-    else:
-        unpacked = gzip.open(raw) if file.suffix.lower() == '.gz' else raw
-        records = io.TextIOWrapper(unpacked, encoding='utf-8-sig', newline='\n')
-    for number, record in enumerate(records, 1):
-        reason = 'not a JSON object with a "text" or a list of "paragraphs"'
-        try:
-            if isinstance(record, str):
-                record = json.loads(record) if record.strip() else dict(text='')
-            title = record.get('title') or ''
-            if 'text' not in record and not isinstance(record['paragraphs'], list):
-                raise TypeError   # the letters of a text would pass for paragraphs
-            text = record['text'] if 'text' in record else '\n\n'.join(record['paragraphs'])
-            (title + text).encode()
-            passage = 'wiki_id' in record and 'paragraph_id' in record
-            if passage:
-                articles.setdefault(record['wiki_id'], []).append((int(record['paragraph_id']), title, text))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            if isinstance(error, UnicodeEncodeError):
-                reason = f'half a surrogate pair, {error.object[error.start]!r}, which is no text'
-            if isinstance(error, RecursionError):
-                reason = 'brackets in brackets, too deep'
-            sys.exit(f'{file}, line {number}: {reason}: {str(record)[:60]!r}')
-        yield None if passage else join(title, text)
-
-
-def join(title, text):
-    return f'{title}\n\n{text}' if title and text.strip() else text
-
-
-def download_wikipedia(source, data_dir):
-    """Records of the files of Simple English Wikipedia, downloaded if they aren't there."""
-    address, names = SOURCES[source]
-    folder = pathlib.Path(data_dir) / 'downloads' / source
-    check_pyarrow(names)
-    print(f'Simple English Wikipedia: {address} -> {folder}')
-    try:
-        return [dict(file=str(folder / name)) | download(address + name, folder / name, *known)
-                for name, known in names.items()]
-    except SystemExit as error:
-        others = ' or '.join(f'--source={other}' for other in SOURCES if other != source)
-        sys.exit(f'{error}\n{folder} needs {", ".join(names)}. Another copy: python prepare_wiki.py {others}. '
-                 'Offline quick start: python train.py')
-
-
-def check_pyarrow(files):
-    if any(str(file).endswith('.parquet') for file in files) and not importlib.util.find_spec('pyarrow'):
-        sys.exit(f'{[*files][0]}: to read .parquet, pip install pyarrow')
-
-
-def clean(documents, wikipedia, left_out):
-    """The documents but for empty ones, exact duplicates and Wikipedia's disambiguation stubs; left_out counts."""
-    seen = set()
-    for text in documents:
-        digest = hashlib.sha256(text.encode()).digest()[:16]
-        if not text.strip():
-            left_out['empty'] += 1
-        elif digest in seen:
-            left_out['duplicate'] += 1
-        elif wikipedia and DISAMBIGUATION.match(text):
-            left_out['disambiguation'] += 1
-        else:
-            seen.add(digest)
-            yield text
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -269,13 +74,17 @@ def split_small(texts, val_fraction):
     if size < 100:
         sys.exit(f'{size} characters are too few for a training, a validation and a test split: give more text')
     if n:
-        train, val, test, how = texts[:-2 * n], texts[-2 * n:-n], texts[-n:], 'the last documents are val and test'
+        how = 'the last documents are val and test'
+        parts = texts[:-2 * n], texts[-2 * n:-n], texts[-n:]
     else:
-        slack = int(size * val_fraction / 2)
-        rest, test = cut(texts, min(int(size * (1 - val_fraction)), size - 1), slack)
-        train, val = cut(rest, min(max(int(size * (1 - 2 * val_fraction)), 1), size - 2), slack)
         how = 'the last parts of the text are val and test'
-    return [(split, text) for split, part in zip(SPLITS, (train, val, test)) for text in part], how
+        slack = int(size * val_fraction / 2)
+        # each has a character at least
+        end = min(int(size * (1 - val_fraction)), size - 1)
+        begin = min(max(int(size * (1 - 2 * val_fraction)), 1), size - 2)
+        rest, test = cut(texts, end, slack)
+        parts = *cut(rest, begin, slack), test
+    return [(split, text) for split, part in zip(SPLITS, parts) for text in part], how
 
 
 def cut(texts, place, slack):
@@ -286,7 +95,8 @@ def cut(texts, place, slack):
         place -= len(text)
     start = max(place - slack, 0)
     at = text.rfind('\n', start, place) + 1 or text.rfind(' ', start, place) + 1 or place
-    return [*texts[:i], *filter(None, [text[:at]])], [text[at:], *texts[i + 1:]]
+    before = [text[:at]] if at else []
+    return texts[:i] + before, [text[at:]] + texts[i + 1:]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -296,7 +106,7 @@ def find(dataset, tokenizer, data_dir):
     """A data set's folder, and its tokenizer if that is given as a folder's, else None."""
     if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # of , and : train.py makes a mix
         sys.exit(f'dataset={dataset}: a name has letters, digits, blanks, and single . _ + - alone')
-    if re.fullmatch(BY_NAME, tokenizer):
+    if re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', tokenizer):
         return pathlib.Path(data_dir, f'{dataset}-{tokenizer}'), None
     if not os.path.isdir(tokenizer):
         sys.exit(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192), nor a folder')
@@ -306,10 +116,8 @@ def find(dataset, tokenizer, data_dir):
 
 def ready_tokenizer(name):
     """The tokenizer of that name; None for a bpe<N>, which has to be trained."""
-    if name == 'byte':
-        return make_tokenizer(name, {})
-    if name.startswith('gpt2'):
-        return make_tokenizer(name, named_ranks(name), end_of_text=50256)   # GPT-2's own
+    if not name.startswith('bpe'):
+        return make_tokenizer(name, named_ranks(name), end_of_text=255 if name == 'byte' else 50256)
     if not 257 < int(name[3:]) <= 2**16:
         sys.exit(f'tokenizer={name}: N must be more than 257 and at most 65536')
 
@@ -319,8 +127,8 @@ def load(dataset, tokenizer, data_dir='data'):
     folder, made = find(dataset, tokenizer, data_dir)
     if not (folder / 'meta.json').exists():
         if dataset not in KNOWN:
-            sys.exit(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: python '
-                     f'prepare_wiki.py --input=FILE {shlex.quote(f"--dataset={dataset}")} --tokenizer={tokenizer}')
+            own = command('prepare_wiki.py', input='FILE', dataset=dataset, tokenizer=tokenizer)
+            sys.exit(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: {own}')
         print(f'{folder} is not there yet: preparing it')
         prepare(dataset, tokenizer, data_dir=data_dir)
     again = f'delete {folder} and prepare it again'
@@ -328,7 +136,7 @@ def load(dataset, tokenizer, data_dir='data'):
         meta = json.loads((folder / 'meta.json').read_bytes())
         if meta['format'] != FORMAT:
             sys.exit(f"{folder}: in format {meta['format']}, this code reads {FORMAT}; {again}")
-        if meta.pop('check') != check_of(meta):
+        if meta.pop('check') != hash_of(meta):
             raise ValueError('meta.json has changed since it was written')
         for split, has in meta['splits'].items():
             size, right = (folder / f'{split}.bin').stat().st_size, has['tokens'] * int(meta['dtype'][-1])
@@ -339,6 +147,11 @@ def load(dataset, tokenizer, data_dir='data'):
     if made and spec_of(made) != meta['tokenizer']:
         sys.exit(f'{folder}: made with another tokenizer than {tokenizer}; {again}')
     return folder, meta
+
+
+def hash_of(meta):
+    """One wrong digit in meta.json would be believed: it has a hash of the rest beside it."""
+    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
 
 
 def check_files(folder, meta):
@@ -363,7 +176,7 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
     if folder.exists() and not (folder / 'meta.json').exists() and any(folder.iterdir()):
         sys.exit(f'{folder}: has files, but no meta.json of a data set; move it away first')
     work = folder.with_name(f'{folder.name}.part')
-    new, old = work / 'new', work / 'old'
+    new, old, wikipedia = work / 'new', work / 'old', dataset == 'simplewiki'
     try:
         with lock(work):
             try:
@@ -371,12 +184,11 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
                 if dataset == 'pydocs':
                     documents, files = pydocs, [dict(file=f'pydocs of Python {sys.version.split()[0]}')]
                 else:
-                    files = download_wikipedia(source, data_dir) if dataset == 'simplewiki' else [
+                    files = download_wikipedia(source, data_dir) if wikipedia else [
                         dict(file=str(file)) | fingerprint(file) for file in input_files(input)]
                     documents = functools.partial(read_files, [pathlib.Path(file['file']) for file in files])
                 shutil.rmtree(new, ignore_errors=True)
                 new.mkdir()
-                wikipedia = dataset == 'simplewiki'
                 write(new, documents, made, tokenizer, val_fraction or (0.01 if wikipedia else 0.05), files, wikipedia)
                 if folder.exists():
                     os.replace(folder, old)
@@ -409,7 +221,7 @@ def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
         counts = count_words(text for split, text in parts if split == 'train')
         progress.end(f'{len(counts):,} distinct words in train')
         progress = Progress(f'training {name}')
-        ranks = train_bpe(counts, int(name[3:]) - 1, progress=progress)
+        ranks = train_bpe(counts, int(name[3:]) - 1)
         progress.end(f'{len(ranks):,} tokens and {END}')
         tokenizer = make_tokenizer(name, ranks)
         progress = Progress('encoding')
@@ -419,11 +231,9 @@ def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
     spec = save_tokenizer(tokenizer, folder)
     dtype = 'u1' if tokenizer.n_vocab <= 2**8 else '<u2' if tokenizer.n_vocab <= 2**16 else '<u4'
     splits = {split: collections.Counter() for split in SPLITS}
-    hashes = {split: hashlib.sha256() for split in SPLITS}
     for encoded in on_all_cores(functools.partial(encode, tokenizer, dtype), parts):
         for split, (ids, counts) in encoded.items():
             splits[split].update(counts)
-            hashes[split].update(ids)
             with open(folder / f'{split}.bin', 'ab') as out:
                 out.write(ids)
     total = sum(splits.values(), collections.Counter())
@@ -435,12 +245,13 @@ def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
         if not has:
             sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more, or shorter, documents')
         print(f'  {split:5}  {has["documents"]:8,} documents  {has["tokens"]:11,} tokens  {has["bytes"]:11,} bytes')
-        has['sha256'] = hashes[split].hexdigest()
-        with open(folder / f'{split}.bin', 'rb+') as out:
+        path = folder / f'{split}.bin'
+        has['sha256'] = fingerprint(path)['sha256']
+        with open(path, 'rb+') as out:
             os.fsync(out.fileno())
     meta = dict(format=FORMAT, tokenizer=spec, dtype=dtype, split=how, splits=splits, left_out=left_out,
                 files=files, date=datetime.date.today().isoformat())
-    write_whole(folder / 'meta.json', json.dumps(meta | dict(check=check_of(meta)), indent=1).encode())
+    write_whole(folder / 'meta.json', json.dumps(meta | dict(check=hash_of(meta)), indent=1).encode())
 
 
 def hold(texts):
@@ -494,5 +305,5 @@ if __name__ == '__main__':
         print(f'{folder}: whole')
         sys.exit()
     prepare(dataset, tokenizer, input, val_fraction, data_dir, source)
-    words = [f'--dataset={dataset}', f'--tokenizer={tokenizer}', f'--out_dir=out/{dataset}', f'--data_dir={data_dir}']
-    print(f'next: python train.py {shlex.join(words[:3 + (data_dir != "data")])}')
+    elsewhere = {} if data_dir == 'data' else dict(data_dir=data_dir)
+    print('next:', command('train.py', dataset=dataset, tokenizer=tokenizer, out_dir=f'out/{dataset}', **elsewhere))
