@@ -1,15 +1,15 @@
 """
 Documents (documents.py) -> token files.
 
-    python prepare_wiki.py                                      # Simple English Wikipedia, gpt2: the paper's data
-    python prepare_wiki.py --tokenizer=byte --source=sbert      # another tokenizer, another copy of it
-    python prepare_wiki.py --input=book.txt --dataset=book      # your own .txt, .jsonl[.gz], .parquet, or a folder
-    python prepare_wiki.py --dataset=book --check=True          # are the files still those that were written?
-    python train.py --dataset=book --out_dir=out/book           # then train on it
+    python prepare_wiki.py                                   # Simple English Wikipedia, gpt2: the paper's
+    python prepare_wiki.py --tokenizer=byte --source=sbert   # another tokenizer, another copy of it
+    python prepare_wiki.py --input=book.txt --dataset=book   # your own .txt, .jsonl[.gz], .parquet, or a folder
+    python prepare_wiki.py --dataset=book --check=True       # are the files still those that were written?
+    python train.py --dataset=book --out_dir=out/book        # then train on it
 
-Writes data/<dataset>-<tokenizer>/ with train.bin, val.bin and test.bin (flat arrays of token ids, each document
-preceded by <|endoftext|>; split by a hash of the document's text, so a document stays in its split when others
-come or go), meta.json (what is in them) and the tokenizer. It appears whole or not at all.
+Writes data/<dataset>-<tokenizer>/ with train.bin, val.bin and test.bin (flat arrays of token ids, each
+document preceded by <|endoftext|>; split by a hash of the document's text, so a document stays in its
+split when others come or go), meta.json (what is in them) and the tokenizer. It appears whole or not at all.
 Empty documents and exact duplicates are left out; what is kept is kept as it is, its Unicode too.
 Nothing is learned from val and test: a tokenizer is trained on the training split alone.
 """
@@ -57,7 +57,7 @@ HELD = 2**24               # characters: a text of at most that is read once and
 
 def split_of(text, val_fraction):
     """'train', 'val' or 'test', by the text alone."""
-    x = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'big') / 2**64
+    x = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64   # from 0 to 1
     return 'val' if x < val_fraction else 'test' if x < 2 * val_fraction else 'train'
 
 
@@ -70,20 +70,19 @@ def split_small(texts, val_fraction):
     by_hash = list(split_all(texts, val_fraction))
     if len({split for split, _ in by_hash}) == 3:
         return by_hash, BY_HASH
-    size, n = sum(map(len, texts)), int(len(texts) * val_fraction)
+    size = sum(map(len, texts))
     if size < 100:
         sys.exit(f'{size} characters are too few for a training, a validation and a test split: give more text')
+    n = int(len(texts) * val_fraction)
     if n:
         how = 'the last documents are val and test'
         parts = texts[:-2 * n], texts[-2 * n:-n], texts[-n:]
     else:
         how = 'the last parts of the text are val and test'
-        slack = int(size * val_fraction / 2)
-        # each has a character at least
-        end = min(int(size * (1 - val_fraction)), size - 1)
-        begin = min(max(int(size * (1 - 2 * val_fraction)), 1), size - 2)
-        rest, test = cut(texts, end, slack)
-        parts = *cut(rest, begin, slack), test
+        share = max(int(size * val_fraction), 1)
+        rest, test = cut(texts, size - share, share // 2)
+        train, val = cut(rest, size - 2 * share, share // 2)
+        parts = train, val, test
     return [(split, text) for split, part in zip(SPLITS, parts) for text in part], how
 
 
@@ -210,13 +209,16 @@ def put_back(old, folder):
 
 def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
     """The files of a data set, in an empty folder. Without a tokenizer one is trained on the training split."""
-    progress, left_out = Progress('encoding' if tokenizer else 'reading'), collections.Counter()
+    progress = Progress('encoding' if tokenizer else 'reading')
+    left_out = collections.Counter()
     texts = clean(documents(progress), wikipedia, left_out)
     held, small = hold(texts)
     if not held:
         sys.exit(f'{files[0]["file"]}: empty, there is no text in it')
-    parts, how = split_small(held, val_fraction) if small else (
-        split_all(itertools.chain(held, texts), val_fraction), BY_HASH)
+    if small:
+        parts, how = split_small(held, val_fraction)
+    else:
+        parts, how = split_all(itertools.chain(held, texts), val_fraction), BY_HASH
     if not tokenizer:
         counts = count_words(text for split, text in parts if split == 'train')
         progress.end(f'{len(counts):,} distinct words in train')
@@ -228,30 +230,36 @@ def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
         if not small:   # the files are read again
             left_out.clear()
             parts = split_all(clean(documents(progress), wikipedia, left_out), val_fraction)
-    spec = save_tokenizer(tokenizer, folder)
-    dtype = 'u1' if tokenizer.n_vocab <= 2**8 else '<u2' if tokenizer.n_vocab <= 2**16 else '<u4'
+    dtype = 'u1' if tokenizer.n_vocab <= 256 else '<u2' if tokenizer.n_vocab <= 65536 else '<u4'
+    splits = encode_all(folder, tokenizer, dtype, parts)
+    total = sum(splits.values(), collections.Counter())
+    progress.end('{documents:,} documents, {bytes:,} bytes, {tokens:,} tokens'.format(**total))
+    left_out = {kind: left_out[kind] for kind in ('empty', 'duplicate', 'disambiguation')}
+    print('  left out: {empty:,} empty, {duplicate:,} duplicate, {disambiguation:,} disambiguation'.format(**left_out))
+    print(f'  split: {how}')
+    for split, has in splits.items():
+        if not has['documents']:
+            sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more, or shorter, documents')
+        print('  {:5}  {documents:8,} documents  {tokens:11,} tokens  {bytes:11,} bytes'.format(split, **has))
+        path = folder / f'{split}.bin'
+        has['sha256'] = fingerprint(path)['sha256']
+        with open(path, 'rb+') as out:
+            os.fsync(out.fileno())
+    meta = dict(format=FORMAT, tokenizer=save_tokenizer(tokenizer, folder), dtype=dtype, split=how, splits=splits,
+                left_out=left_out, files=files, date=datetime.date.today().isoformat())
+    meta['check'] = hash_of(meta)
+    write_whole(folder / 'meta.json', json.dumps(meta, indent=1).encode())
+
+
+def encode_all(folder, tokenizer, dtype, parts):
+    """Write the token files of parts, (split, text); {split: how much there is}."""
     splits = {split: collections.Counter() for split in SPLITS}
     for encoded in on_all_cores(functools.partial(encode, tokenizer, dtype), parts):
         for split, (ids, counts) in encoded.items():
             splits[split].update(counts)
             with open(folder / f'{split}.bin', 'ab') as out:
                 out.write(ids)
-    total = sum(splits.values(), collections.Counter())
-    progress.end('{documents:,} documents, {bytes:,} bytes, {tokens:,} tokens'.format(**total))
-    left_out = {kind: left_out[kind] for kind in ('empty', 'duplicate', 'disambiguation')}
-    print('  left out: ' + ', '.join(f'{n:,} {kind}' for kind, n in left_out.items()))
-    print(f'  split: {how}')
-    for split, has in splits.items():
-        if not has:
-            sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more, or shorter, documents')
-        print(f'  {split:5}  {has["documents"]:8,} documents  {has["tokens"]:11,} tokens  {has["bytes"]:11,} bytes')
-        path = folder / f'{split}.bin'
-        has['sha256'] = fingerprint(path)['sha256']
-        with open(path, 'rb+') as out:
-            os.fsync(out.fileno())
-    meta = dict(format=FORMAT, tokenizer=spec, dtype=dtype, split=how, splits=splits, left_out=left_out,
-                files=files, date=datetime.date.today().isoformat())
-    write_whole(folder / 'meta.json', json.dumps(meta | dict(check=hash_of(meta)), indent=1).encode())
+    return splits
 
 
 def hold(texts):
@@ -268,14 +276,18 @@ def hold(texts):
 def encode(tokenizer, dtype, batch):
     """{split: (token ids as bytes, counts)} of a batch of (split, text)."""
     import numpy as np
-    end, encoded, splits = np.array([tokenizer.eot_token], dtype).tobytes(), {}, collections.defaultdict(list)
-    for split, text in batch:
-        splits[split].append(text)
-    for split, texts in splits.items():
-        ids = b''.join(end + tokenizer.encode_to_numpy(text).astype(dtype).tobytes() for text in texts)
-        encoded[split] = ids, dict(
-            documents=len(texts), tokens=len(ids) // len(end), bytes=len(''.join(texts).encode()),
-            chars=sum(map(len, texts)), words=sum(len(text.split()) for text in texts))
+    end, encoded = np.array([tokenizer.eot_token], dtype).tobytes(), {}
+    for split in SPLITS:
+        ids, counts = [], collections.Counter()
+        for text in (text for wanted, text in batch if wanted == split):
+            ids += end, tokenizer.encode_to_numpy(text).astype(dtype).tobytes()
+            counts['documents'] += 1
+            counts['bytes'] += len(text.encode())
+            counts['chars'] += len(text)
+            counts['words'] += len(text.split())
+        ids = b''.join(ids)
+        counts['tokens'] = len(ids) // len(end)
+        encoded[split] = ids, counts
     return encoded
 
 
