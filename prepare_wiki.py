@@ -1,25 +1,25 @@
 """
 Documents (documents.py) -> token files.
 
-    python prepare_wiki.py                                   # Simple English Wikipedia, gpt2: the paper's
-    python prepare_wiki.py --tokenizer=byte --source=sbert   # another tokenizer, another copy of it
-    python prepare_wiki.py --input=book.txt --dataset=book   # your own .txt, .jsonl[.gz], .parquet, or a folder
-    python prepare_wiki.py --dataset=book --check=True       # are the files still those that were written?
-    python train.py --dataset=book --out_dir=out/book        # then train on it
+    python prepare_wiki.py                                 # Simple English Wikipedia, gpt2
+    python prepare_wiki.py --tokenizer=byte --source=sbert # another tokenizer, another copy of it
+    python prepare_wiki.py --input=book.txt --dataset=book # .txt, .jsonl[.gz], .parquet, folder
+    python prepare_wiki.py --dataset=book --check=True     # are its files as they were written?
+    python train.py --dataset=book --out_dir=out/book      # then train on it
 
-Writes data/<dataset>-<tokenizer>/ with train.bin, val.bin and test.bin (flat arrays of token ids, each
-document preceded by <|endoftext|>; split by a hash of the document's text, so a document stays in its
-split when others come or go), meta.json (what is in them) and the tokenizer. It appears whole or not at all.
+Writes data/<dataset>-<tokenizer>/: train.bin, val.bin and test.bin (flat arrays of token ids, each
+document preceded by <|endoftext|>), meta.json (what is in them) and the tokenizer. It appears whole or
+not at all. Documents are split by a hash of their text: one stays where it is when others come or go.
 Empty documents and exact duplicates are left out; what is kept is kept as it is, its Unicode too.
 Nothing is learned from val and test: a tokenizer is trained on the training split alone.
 """
-dataset = 'simplewiki'   # its name: data/<dataset>-<tokenizer>/; with no --input: simplewiki or pydocs
-tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text; or the
-                         # folder of a run or a data set, for its own; if not given, gpt2 for simplewiki, else bpe4096
+dataset = 'simplewiki'   # its name; with no --input: simplewiki or pydocs
+tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text;
+                         # or a folder, for its own; if not given, gpt2 for simplewiki, else bpe4096
 input = ''               # file or folder of one's own text, or several separated by commas
-source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (November 2020), or the paper's own,
+source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (November 2020), or the paper's,
                          # wikimedia (November 2023), which needs pyarrow
-val_fraction = 0.0       # of the documents, for each of val and test; 0: 0.01 for simplewiki, else 0.05
+val_fraction = 0.0       # of documents, for each of val and test; 0: 0.01 for simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
 check = False            # prepare nothing: compare the hashes of a data set that is there
 
@@ -46,13 +46,13 @@ from tokenizer import END, count_words, named_ranks, spec_of, train_bpe
 from tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
-KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # data sets that need no --input: usual tokenizer
+KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # without --input, and their usual tokenizer
 SPLITS = ('train', 'val', 'test')
 BY_HASH = 'by a hash of each document'
 HELD = 2**24               # characters: a text of at most that is read once and held in memory
 
 
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # splits
 
 def split_of(text, val_fraction):
@@ -66,7 +66,7 @@ def split_all(texts, val_fraction):
 
 
 def split_small(texts, val_fraction):
-    """[(split, text)] of a text that is held in memory, and how it was split, so that each split has some."""
+    """[(split, text)] of texts in memory, and how they were split, so that each split has some."""
     by_hash = list(split_all(texts, val_fraction))
     if len({split for split, _ in by_hash}) == 3:
         return by_hash, BY_HASH
@@ -87,7 +87,7 @@ def split_small(texts, val_fraction):
 
 
 def cut(texts, place, slack):
-    """texts before and after a place, a number of characters: where a line ends, or a word, at most slack earlier."""
+    """texts before and after a place (in characters): where a line or a word ends, if slack allows."""
     for i, text in enumerate(texts):
         if place < len(text):
             break
@@ -98,7 +98,7 @@ def cut(texts, place, slack):
     return texts[:i] + before, [text[at:]] + texts[i + 1:]
 
 
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # data sets
 
 def find(dataset, tokenizer, data_dir):
@@ -122,7 +122,7 @@ def ready_tokenizer(name):
 
 
 def load(dataset, tokenizer, data_dir='data'):
-    """The folder and meta.json of a data set, prepared first if it is a known one that isn't there."""
+    """The folder and meta.json of a data set; a known one that isn't there is prepared first."""
     folder, made = find(dataset, tokenizer, data_dir)
     if not (folder / 'meta.json').exists():
         if dataset not in KNOWN:
@@ -162,7 +162,7 @@ def check_files(folder, meta):
 
 
 def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', source='cohere'):
-    """Write the data set in a folder of another name, which then takes its place: whole or not at all."""
+    """Write the data set in a folder beside it, which then takes its place: whole or not at all."""
     if not 0 <= val_fraction < 0.5:
         sys.exit(f'val_fraction={val_fraction} must be between 0 and 0.5')
     if not input and dataset not in KNOWN:
@@ -202,13 +202,13 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
 
 
 def put_back(old, folder):
-    """The old data set, if a process ended after it had been moved away and before the new one came."""
+    """The old data set, if a process ended when it had been moved away for a new one."""
     if old.exists() and not folder.exists():
         os.replace(old, folder)
 
 
 def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
-    """The files of a data set, in an empty folder. Without a tokenizer one is trained on the training split."""
+    """The files of a data set, in an empty folder. Without a tokenizer one is trained on train."""
     progress = Progress('encoding' if tokenizer else 'reading')
     left_out = collections.Counter()
     texts = clean(documents(progress), wikipedia, left_out)
