@@ -56,7 +56,7 @@ dropout: float | list = 0.0    # p, or [(step, p), ...] with straight lines betw
 ema = 0.0                      # evaluate and keep an average of the weights over about 1/(1 - ema) steps; 0 is none
 seed = 1337                    # of the weights, the data order and dropout
 # watching
-eval_interval = 100            # steps from one held-out evaluation and checkpoint to the next
+eval_interval = 200            # steps from one held-out evaluation and checkpoint to the next
 eval_tokens = 2**20            # most tokens of an evaluation, of each data set; the final figure is of the whole split
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
