@@ -74,13 +74,9 @@ def byte_letters():
     return [chr(byte if byte in prints else next(others)) for byte in range(256)]
 
 
-def spell(token, letters):
-    return ''.join(letters[byte] for byte in token)
-
-
 def halves(token, ranks):
-    """The two parts that the merges before a token's own leave of it."""
-    parts = [bytes([byte]) for byte in token]
+    """The two parts that the merges before a token's own leave of its letters."""
+    parts = list(token)
     while len(parts) > 2:
         merges = [ranks.get(a + b, math.inf) for a, b in zip(parts, parts[1:])]
         i = merges.index(min(merges))
@@ -89,13 +85,10 @@ def halves(token, ranks):
 
 
 def tokenizer_json(tokenizer):
-    letters = byte_letters()
-    vocab, merges = {}, []
-    for token, i in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
-        vocab[spell(token, letters)] = i
-        if len(token) > 1:
-            merges.append(' '.join(spell(half, letters) for half in halves(token, tokenizer.ranks)))
-    vocab[tokenizers.END] = tokenizer.eot_token
+    letters = dict(enumerate(byte_letters()))   # for str.translate
+    ranks = {token.decode('latin-1').translate(letters): i for token, i in tokenizer.ranks.items()}
+    merges = [' '.join(halves(token, ranks)) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
+    vocab = ranks | {tokenizers.END: tokenizer.eot_token}
     end = dict(id=tokenizer.eot_token, content=tokenizers.END, special=True, normalized=False,
                single_word=False, lstrip=False, rstrip=False)
     return dict(version='1.0', added_tokens=[end], normalizer=None, pre_tokenizer=CUTS.get(tokenizer.pattern),
@@ -105,23 +98,21 @@ def tokenizer_json(tokenizer):
 def read_tokenizer(path, name, start, vocab_size):
     """tokenizer.json as a tokenizer of ours. Whatever would cut a text otherwise than we write it is refused."""
     theirs = json.loads(path.read_text(encoding='utf-8'))
-    for key, value in dict(normalizer=None, model=dict(type='BPE', byte_fallback=False)).items():
-        found = {part: theirs[key].get(part) for part in value} if value else theirs[key]
-        if found != value:
-            fail(f'{path}: {key}={found} is not supported, only {value}')
-    pattern = [pattern for pattern, cut in CUTS.items() if cut == theirs['pre_tokenizer']]
-    if not pattern:
-        fail(f'{path}: only the words of GPT-2 and SmolLM2 are known, not {theirs["pre_tokenizer"]}')
+    model, cut = theirs['model'], theirs['pre_tokenizer']
+    kind = model['type'] + ' with byte fallback' * bool(model.get('byte_fallback'))
+    if theirs['normalizer'] or kind != 'BPE' or cut not in CUTS.values():
+        fail(f'{path}: {kind}, normalizer {theirs["normalizer"]}, pre_tokenizer {cut}: supported is byte-level BPE '
+             'without a normalizer, with the words of GPT-2 or SmolLM2')
+    pattern = [pattern for pattern, known in CUTS.items() if known == cut][0]
     special = {token['content'] for token in theirs['added_tokens'] if token['special']}
-    letters = {letter: byte for byte, letter in enumerate(byte_letters())}
-    ranks = {}
-    for token, i in theirs['model']['vocab'].items():
-        if token not in special:
-            ranks[bytes(letters[letter] for letter in token)] = i
-    tokenizer = tokenizers.make(name, ranks, pattern[0], start, vocab_size)
-    merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in theirs['model']['merges']]
+    letters = {ord(letter): byte for byte, letter in enumerate(byte_letters())}
+    ranks = {token.translate(letters).encode('latin-1'): i for token, i in model['vocab'].items() if token not in special}
+    tokenizer = tokenizers.make(name, ranks, pattern, start, vocab_size)
+    merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in model['merges']]
     if merges != tokenizer_json(tokenizer)['model']['merges']:
         fail(f'{path}: its merges are not those of byte-pair encoding in the order of the ids')
+    if start in ranks.values():
+        fail(f'{path}: a text begins with bos_token_id={start}, which may be no token of text')
     return tokenizer
 
 
@@ -130,6 +121,8 @@ def read_tokenizer(path, name, start, vocab_size):
 
 def fetch(name):
     """The folder where a model of huggingface.co now lies."""
+    if name.count('/') != 1:
+        fail(f'from={name}: no such folder, and on huggingface.co a name is OWNER/MODEL')
     folder = pathlib.Path('data/downloads', name.replace('/', '--'))
     revision, sums = PINNED.get(name, ('main', {}))
     for part in ('config.json', 'tokenizer.json', 'model.safetensors'):
@@ -159,14 +152,11 @@ def read_hf(folder, name):
     names = names_of(config.n_layer)
     if odd := tensors.keys() ^ names.values():
         fail(f'{folder}: {sorted(odd)[0]} is missing, or more than a Llama of this config.json has')
-    start = theirs.get('bos_token_id')   # what every text begins with
-    if start is None:
-        start = theirs['eos_token_id']
+    end = theirs.get('eos_token_id')
+    start = end if theirs.get('bos_token_id') is None else theirs['bos_token_id']   # of every text
     tokenizer = read_tokenizer(folder / 'tokenizer.json', name, start, config.vocab_size)
-    if start in tokenizer.ranks.values():
-        fail(f'{folder}/config.json: bos_token_id={start}, with which a text begins, may be no token of text')
-    if start != theirs.get('eos_token_id', start):
-        print(f'a text ends with {theirs["eos_token_id"]} there; here it ends as it begins, with {start}')
+    if start != end:
+        print(f'there, a text ends with {end}; here it ends as it begins, with {start}')
     return tokenizer, config, {ours: tensors[theirs].float() for ours, theirs in names.items()}
 
 
@@ -256,7 +246,8 @@ def write_llama2c(path, weights, config, tokenizer, int8):
     vocabulary = llama2c_vocabulary(tokenizer)
     ids = [i for i, _, _ in vocabulary]
     tensors = [weights['tokens.embedding.weight'][ids]]
-    for name in ('attn_norm', 'attn.query', 'attn.key', 'attn.value', 'attn.out', 'ffn_norm', 'ffn.gate', 'ffn.down', 'ffn.up'):
+    for name in ('attn_norm', 'attn.query', 'attn.key', 'attn.value', 'attn.out', 'ffn_norm',
+                 'ffn.gate', 'ffn.down', 'ffn.up'):
         for i in range(config.n_layer):
             tensor = weights[f'blocks.{i}.{name}.weight']
             if name in ('attn.query', 'attn.key'):   # its RoPE turns neighbours, not halves
@@ -289,38 +280,34 @@ def write_llama2c(path, weights, config, tokenizer, int8):
             out.write(struct.pack('<fi', score, len(token)) + token)
 
 
-def write_run(folder, tokenizer, checkpoint):
-    if (folder / 'best.pt').exists() or (folder / 'ckpt.pt').exists():
-        fail(f'{folder}: holds a run already; choose another folder')
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizers.save(tokenizer, folder)
-    run.save_checkpoint(folder / 'best.pt', checkpoint)
-
-
 def main():
+    source, target = pathlib.Path(from_), pathlib.Path(file or out_dir)
     if not out_dir or bool(from_) == bool(to) or bool(to) != bool(file):
         fail('give --from and --out_dir, or --out_dir, --to and --file: see convert.py --help')
+    if to not in ('', 'hf', 'llama2c', 'llama2c_q8', 'int8'):
+        fail(f'to={to} must be hf, llama2c, llama2c_q8 or int8')
+    if list(target.glob('*.pt')):
+        fail(f'{target}: holds a run already; choose another folder')
     if from_:
-        source = pathlib.Path(from_)
         try:
             tokenizer, config, weights = read_hf(source if source.is_dir() else fetch(from_), source.name)
         except (ImportError, KeyError, TypeError, ValueError) as error:
             fail(f'{from_}: {type(error).__name__}: {error}')
-        return write_run(pathlib.Path(out_dir), tokenizer, dict(
-            format=run.FORMAT, config=vars(config), idea='', model=weights, counts=None, iter=0,
-            tokenizer=tokenizers.spec_of(tokenizer), settings=dict(source=from_)))
-    model, tokenizer, checkpoint = run.load_run(out_dir)
-    target = pathlib.Path(file)
+        checkpoint = dict(format=run.FORMAT, config=vars(config), idea='', model=weights, counts=None, iter=0,
+                          tokenizer=tokenizers.spec_of(tokenizer), settings=dict(source=from_))
+    else:
+        model, tokenizer, checkpoint = run.load_run(out_dir)
     if to == 'hf':
         write_hf(target, llama_weights(model, checkpoint['idea']), model.config, tokenizer)
-    elif to in ('llama2c', 'llama2c_q8'):
+    if to.startswith('llama2c'):
         write_llama2c(target, llama_weights(model, checkpoint['idea']), model.config, tokenizer, to == 'llama2c_q8')
-    elif to == 'int8':
-        kept = {key: checkpoint.get(key) for key in [*run.CONTENTS, 'counts']}
-        kept['model'], kept['scales'] = int8_rows(model.state_dict())
-        write_run(target, tokenizer, kept)
-    else:
-        fail(f'to={to} must be hf, llama2c, llama2c_q8 or int8')
+    if to == 'int8':
+        checkpoint = {key: checkpoint.get(key) for key in [*run.CONTENTS, 'counts']}
+        checkpoint['model'], checkpoint['scales'] = int8_rows(model.state_dict())
+    if from_ or to == 'int8':
+        target.mkdir(parents=True, exist_ok=True)
+        tokenizers.save(tokenizer, target)
+        run.save_checkpoint(target / 'best.pt', checkpoint)
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ import importlib
 import os
 import pathlib
 import sys
+import warnings
 import zipfile
 
 import torch
@@ -228,3 +229,43 @@ def add_to_log(path, values):
     values = {name: f'{value:.6g}' if isinstance(value, float) else value for name, value in values.items()}
     with open(path, 'a', newline='') as file:
         csv.DictWriter(file, COLUMNS).writerow(values)
+
+
+class FewRows(torch.nn.Module):
+    """A Linear, for few rows at a time on a CPU. PyTorch multiplies a single row with a matrix in one thread, unless
+    it is a batch of products with a part of the matrix each, or a long matrix lies transposed. And W x' is several
+    times as fast as x W' when x has 2 to 32 rows."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, threads = linear, torch.get_num_threads()
+        self.parts = threads if linear.out_features % threads == 0 else 1
+        self.long = linear.out_features > 8 * linear.in_features
+        weight = linear.weight.detach()
+        self.matrix = weight.T.contiguous() if self.long else weight.view(self.parts, -1, linear.in_features).mT
+
+    def forward(self, x):
+        rows = x.flatten(0, -2)                                                  # (rows, in)
+        if len(rows) > 32 or self.linear.bias is not None:
+            return self.linear(x)
+        if len(rows) > 1:
+            return (self.linear.weight @ rows.T).T.view(*x.shape[:-1], -1)
+        if self.long:
+            return x @ self.matrix
+        return torch.bmm(rows[None].expand(self.parts, 1, -1), self.matrix).view(*x.shape[:-1], -1)
+
+
+def prepare_to_generate(model, dtype, device):
+    """Trade memory for tokens per second, in a model that will not be trained: int8 weights (a scale for each row,
+    and for each vector that comes; CPU only), or the same numbers laid out for few rows at a time."""
+    tables = [model.tokens] if model.config.embedding == 'table' else []   # a byte decoder's matrices are small
+    if dtype == 'int8':
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')   # that it will be another library's; torch is pinned
+            for module in (model.blocks, *tables):
+                torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, torch.qint8, inplace=True)
+    elif device.type == 'cpu' and not torch.is_autocast_enabled('cpu'):
+        for module in [*model.blocks.modules(), *tables]:
+            for name, child in [*module.named_children()]:
+                if isinstance(child, torch.nn.Linear):
+                    setattr(module, name, FewRows(child))

@@ -104,8 +104,6 @@ def page(text, tokens, bits, title):
 device, autocast, machine = run.pick_device(device, 'float32' if dtype == 'int8' else dtype)
 run.keep_freed_memory()
 model, encoding, checkpoint = run.load_run(out_dir, device)
-if dtype == 'int8':
-    model.quantize()
 spelling = tokenizers.spelling(encoding)
 generator = torch.Generator(device)
 generator.manual_seed(seed) if seed else generator.seed()
@@ -134,6 +132,7 @@ samples, ended = [text] * num_samples, [False] * num_samples
 start, n = time.monotonic(), 0
 print(text, end='', flush=True)
 with autocast:   # which keeps the matrices that it has rounded
+    run.prepare_to_generate(model, dtype, device)
     for tokens in model.generate(idx, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                                  generator=generator):
         n += 1
