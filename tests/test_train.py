@@ -329,7 +329,8 @@ def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
     (['--init_from=resume', '--out_dir=out/none'], ['out/none/ckpt.pt', 'train first']),
     (['--init_from=resume'], ['step 20 of 20', '--max_iters']),
     (['--init_from=resume', '--n_layer=3'], ['--n_layer=3', '2']),
-    (['--learning_rate=1e30', '--optimizer=adamw', '--out_dir=out/nan'], ['loss', 'learning rate'])])
+    (['--learning_rate=1e9', '--optimizer=adamw', '--out_dir=out/nan'], ['loss', 'learning rate']),
+    (['--learning_rate=1e30'], ['learning_rate=1e+30'])])
 def test_a_mistake_ends_in_one_line(trained, args, words):
     fails_in_one_line(train(trained[0], *args), *words)
 
@@ -356,12 +357,12 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, script, harm, words):
 def test_a_full_disk_keeps_the_older_checkpoint(trained):
     folder = trained[0]
     assert train(folder, '--out_dir=out/full')[0] == 0
-    before = (folder / 'out/full/ckpt.pt').read_bytes()
-    limit = len(before) // 2
+    before = [(folder / 'out/full' / name).read_bytes() for name in ('ckpt.pt', 'best.pt')]
+    limit = len(before[0]) // 2
     result = run(folder, 'train.py', '--out_dir=out/full', '--init_from=resume', '--max_iters=30',
                  first=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)))
-    fails_in_one_line(result, 'out/full/ckpt.pt', 'not written')
-    assert (folder / 'out/full/ckpt.pt').read_bytes() == before
+    fails_in_one_line(result, 'out/full/', 'not written')
+    assert [(folder / 'out/full' / name).read_bytes() for name in ('ckpt.pt', 'best.pt')] == before
     assert not list((folder / 'out/full').glob('*.part'))
 
 

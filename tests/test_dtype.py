@@ -1,0 +1,81 @@
+"""Nothing is emulated: in float32 no operation of any step takes or makes a bfloat16 or float16 tensor."""
+import numpy as np
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import eval_mc
+import run
+import tokenizer
+import train
+from model import Config
+
+SMALL = dict(vocab_size=256, block_size=16, n_layer=2, n_head=2, n_kv_head=1, n_embd=16, d_ff=32)
+KINDS = [{}, dict(embedding='byte_pool', n_byte_embd=16, n_byte_head=2), dict(share='block', lora_rank=2)]
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations, and remembers those with half precision among what they take or make."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.half = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        self.seen += 1
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if torch.is_tensor(x)]
+        if any(x.dtype in (torch.bfloat16, torch.float16) for x in tensors):
+            self.half.append(str(func))
+        return out
+
+
+def model_of(changes):
+    bytes_ = tokenizer.ByteTokenizer()
+    return run.build_model(Config(**SMALL, **changes), tokenizer.spelling(bytes_), torch.ones(256)), bytes_
+
+
+def test_the_watch_sees_what_torchs_own_muon_does():
+    p = torch.nn.Parameter(torch.ones(4, 4))
+    p.grad = torch.eye(4)
+    with Watch() as watch:
+        torch.optim.Muon([p]).step()
+    assert watch.half
+
+
+@pytest.mark.parametrize('changes', KINDS)
+@pytest.mark.parametrize('optimizer', ['muon', 'adamw'])
+def test_a_training_step_in_float32_emulates_nothing(changes, optimizer):
+    model, _ = model_of(changes)
+    model.dropout.set(0.1)
+    _, autocast, _ = run.pick_device('cpu', 'float32')
+    optimizers = train.make_optimizers(model, optimizer, 1e-3, 1e-2, 0.1, 0.95, torch.float32)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    idx = torch.randint(255, (2, 17))
+    with Watch() as watch:
+        for _ in range(2):
+            with autocast:
+                model(idx[:, :-1], idx[:, 1:]).mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for each in optimizers:
+                each.step()
+            averaged.update_parameters(model)
+    assert watch.seen > 500 and not watch.half
+
+
+@pytest.mark.parametrize('changes', KINDS)
+def test_evaluation_generation_and_multiple_choice_in_float32_emulate_nothing(changes, tmp_path):
+    model, bytes_ = model_of(changes)
+    model.eval()
+    np.arange(200, dtype='u1').tofile(tmp_path / 'val.bin')
+    meta = dict(dtype='u1', splits=dict(val=dict(bytes=199, tokens=200)))
+    items = [eval_mc.make_item('ab', ['cd', 'efg'], 0), eval_mc.make_item('', ['x', 'yz'], 1)]
+    device, autocast, _ = run.pick_device('cpu', 'float32')
+    with Watch() as watch, autocast:
+        train.evaluate(model, [(tmp_path, meta)], np.ones(256), autocast=autocast)
+        eval_mc.evaluate(model, bytes_, items)
+        run.prepare_to_generate(model, 'float32', device)
+        list(model.generate(torch.tensor([[255, 7]]), 5))
+    assert watch.seen > 500 and not watch.half
