@@ -1,12 +1,13 @@
 """
-The network: a Llama-style transformer over tokens (the "modern transformer" of arXiv 2405.14159, section 4), in
-chapters, each understandable from what stands above it: 1. the transformer over a token table; 2. byte pooling,
-which replaces that table; 3. layers that share weights; 4. generation, and the whole: class GPT.
-    nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | everything up to idx)
-is all that training and evaluation need.
+The network: a Llama-style transformer over tokens (the "modern transformer" of arXiv 2405.14159,
+section 4), in chapters: 1. the transformer over a token table; 2. byte pooling, which replaces that
+table; 3. layers that share weights; 4. generation, and the whole, class GPT. A single call is all
+that training and evaluation need:
+    nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | idx so far)
 
-Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V vocabulary. In byte
-pooling n tokens of L symbols (bytes and END) or choices each, S symbols at most, D byte width.
+Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V
+vocabulary. Chapter 2 adds n or M tokens in any order, L symbols or forks of each, S the most of
+them, D the width of the byte blocks.
 """
 import functools
 import math
@@ -18,13 +19,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------
 # 1. The transformer over a token table
 
 
 @dataclass
 class Config:
-    """A model's shape, here the paper's 50M. train.py has a setting for each, and says what it means."""
+    """A model's shape; these are the paper's 50M. train.py has a setting for each, and says what
+    it means."""
     vocab_size: int = 50257
     block_size: int = 512
     n_layer: int = 10
@@ -32,43 +34,49 @@ class Config:
     n_kv_head: int = 16
     n_embd: int = 512
     d_ff: int = 1536
-    ffn: str = 'swiglu'
+    ffn: str = 'swiglu'            # or 'gelu'
     tie_embeddings: bool = True
     output_bias: bool = False
     rope_base: float = 10000.0
     norm_eps: float = 1e-5
-    embedding: str = 'table'       # this and what follows: chapter 2
+    embedding: str = 'table'       # or 'byte_pool': chapter 2, with the five that follow
     n_byte_embd: int = 128
     n_byte_head: int = 4
     n_encoder_layer: int = 1
     n_decoder_layer: int = 2
     max_bytes: int = 16
-    share: str = 'none'            # this and what follows: chapter 3
+    share: str = 'none'            # or 'ffn', or 'block': chapter 3, with the two that follow
     share_every: int = 0
     lora_rank: int = 0
 
     def __post_init__(self):
-        """What isn't possible; train.py checks that each number is in its range."""
-        for whole, part, times in (('n_embd', 'n_head', 2), ('n_head', 'n_kv_head', 1), ('n_byte_embd', 'n_byte_head', 1)):
-            if getattr(self, whole) % (times * getattr(self, part)):   # RoPE turns pairs, so twice n_head
-                raise ValueError(f'{whole}={getattr(self, whole)} must be a multiple of '
-                                 f'{times} * {part}={times * getattr(self, part)}')
+        """What can't be; train.py checks the ranges of numbers."""
+        kinds = dict(ffn=('swiglu', 'gelu'), embedding=('table', 'byte_pool'), share=('none', 'ffn', 'block'))
+        for name, known in kinds.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}='{getattr(self, name)}' must be one of: {', '.join(known)}")
+        for whole, part, times in (('n_embd', 'n_head', 2), ('n_head', 'n_kv_head', 1), ('n_byte_embd', 'n_byte_head', 2)):
+            number = times * getattr(self, part)  # twice, since rotary positions turn numbers in pairs
+            if getattr(self, whole) % number:
+                raise ValueError(f'{whole}={getattr(self, whole)} must be a multiple of {times} * {part}={number}')
         if self.embedding == 'byte_pool' and self.max_bytes > 16:
-            raise ValueError(f'max_bytes={self.max_bytes} must be at most 16 for byte_pool: take gpt2-16 or bpe<N>')
+            raise ValueError(f'max_bytes={self.max_bytes} must be at most 16 for byte_pool: a gpt2-16 or bpe<N> tokenizer')
 
 
 class Norm(nn.RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467), in the dtype that the next products compute in."""
+    """x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467), in the dtype of the matrix products
+    that follow."""
 
     def forward(self, x):
         y = super().forward(x)
         if torch.is_autocast_enabled(x.device.type):
-            y = y.to(torch.get_autocast_dtype(x.device.type))   # once here, not once in each product
+            y = y.to(torch.get_autocast_dtype(x.device.type))  # once here, not once in each product
         return y
 
 
 class Dropout(nn.Module):
-    """Inverted dropout whose p is a tensor: a schedule may move it without recompiling the model."""
+    """Inverted dropout whose p is a tensor: a schedule may move it without recompiling the
+    model."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +85,7 @@ class Dropout(nn.Module):
 
     def set(self, p):
         self.p.fill_(p)
-        self.active = self.active or bool(p > 0)   # not numpy's bool, which would cut a compiled graph in two
+        self.active = self.active or bool(p > 0)   # p may be numpy's; its bool would cut a compiled graph in two
 
     def forward(self, x):
         if not (self.training and self.active):
@@ -87,7 +95,8 @@ class Dropout(nn.Module):
 
 
 class Rotary(nn.Module):
-    """cos and sin of position * base^(-2i/K), for positions from `past` on. RoPE, arXiv 2104.09864."""
+    """cos and sin of position * base^(-2i/K), for positions from `past` on. RoPE, arXiv
+    2104.09864."""
 
     def __init__(self, block_size, config):
         super().__init__()
@@ -102,8 +111,8 @@ class Rotary(nn.Module):
 
 
 def rotate(x, angles):
-    """Turn the pairs (i, i + K/2) of x (B, H, T, K) by the angles of their positions.
-    Halves rather than neighbours, as Hugging Face's Llama: its weights fit ours one to one."""
+    """Turn the pairs (i, i + K/2) of x (B, H, T, K) by the angles of their positions. We pair
+    halves, not neighbours, as Hugging Face's Llama does: its weights fit ours one to one."""
     cos, sin = angles                                                   # (T, K/2) each
     a, b = x.chunk(2, dim=-1)                                           # 2 x (B, H, T, K/2)
     turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)  # (B, H, T, K)
@@ -111,18 +120,19 @@ def rotate(x, angles):
 
 
 def attend(q, k, v, causal=True):
-    """softmax(q k' / sqrt(K)) v, without ever holding all of q k'. The T queries are the last T of the S positions of
-    k and v, and a causal one sees nothing after its own. k and v may have fewer heads, each for several of q.
-    (B, H, T, K), 2 x (B, n_kv_head, S, K) -> (B, H, T, K)"""
-    T, S = q.size(2), k.size(2)
+    """softmax(q k' / sqrt(K)) v, without ever holding all of q k'. The T queries are the last T
+    of the P positions of k and v, and a causal one sees nothing after its own. k and v may have
+    fewer heads, each for several of q. (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K)"""
+    T, P = q.size(2), k.size(2)
     mask = None
-    if causal and 1 < T < S:   # PyTorch's own causal mask is for T = S
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and T == S, enable_gqa=True)
+    if causal and 1 < T < P:   # PyTorch's own causal mask is for T = P
+        mask = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and T == P, enable_gqa=True)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention: n_head queries share n_kv_head keys and values (arXiv 2305.13245)."""
+    """Grouped-query attention: n_head queries share n_kv_head keys and values (arXiv
+    2305.13245)."""
 
     def __init__(self, config, causal):
         super().__init__()
@@ -142,14 +152,15 @@ class Attention(nn.Module):
         q = rotate(self.heads(self.query(x)), angles)                   # (B, T, C) -> (B, H, T, K)
         k = rotate(self.heads(self.key(x)), angles)                     # (B, n_kv_head, T, K)
         v = self.heads(self.value(x))                                   # (B, n_kv_head, T, K)
-        if cache is not None:
-            k, v = cache.append(k, v)                                   # now with those of earlier tokens
+        if cache is not None:                                         # in generation: see chapter 4
+            k, v = cache.append(k, v)                             # now with those of earlier tokens
         y = attend(q, k, v, self.causal)                                # (B, H, T, K)
         return self.out(y.transpose(1, 2).flatten(2))                   # (B, T, C)
 
 
 class FeedForward(nn.Module):
-    """SwiGLU, down(silu(gate(x)) * up(x)) (arXiv 2002.05202), or GPT-2's plain down(gelu(up(x)))."""
+    """SwiGLU, down(silu(gate(x)) * up(x)) (arXiv 2002.05202), or GPT-2's plain
+    down(gelu(up(x)))."""
 
     def __init__(self, width, d_ff, kind):
         super().__init__()
@@ -181,7 +192,7 @@ class Block(nn.Module):
 
 class TokenTable(nn.Module):
     """Tokens in and out through the usual tables: a row of C numbers for each of the V tokens."""
-    kept_logits = 2**27   # half a gigabyte of them
+    kept_logits = 2**27   # of float32: half a gigabyte
 
     def __init__(self, config):
         super().__init__()
@@ -198,34 +209,35 @@ class TokenTable(nn.Module):
         return self.embedding(idx)                                      # (B, T) -> (B, T, C)
 
     def nll(self, h, targets):
-        """(B, T, C) states, (B, T) targets -> (B, T) nats. The (B*T, V) logits would be the largest tensor of
-        the step by far: they are made some rows at a time, and if they are too many made again for the gradient."""
+        """(B, T, C) states, (B, T) targets -> (B, T) nats. The (B*T, V) logits would be the
+        largest tensor of the step by far: they are made some rows at a time, and if they are too
+        many to keep, they are forgotten and made again for the gradient."""
         V = self.head.out_features
         rows = 2**24 // V + 1
-        nll = []
-        for chunk in zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows)):
-            if targets.numel() * V <= self.kept_logits:
-                nll.append(self.nll_of_rows(*chunk))
-            else:
-                nll.append(checkpoint(self.nll_of_rows, *chunk, use_reentrant=False))
+        chunks = zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows))
+        if targets.numel() * V <= self.kept_logits:
+            nll = [self.nll_of_rows(*chunk) for chunk in chunks]
+        else:
+            nll = [checkpoint(self.nll_of_rows, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.cat(nll).view_as(targets)
 
     def nll_of_rows(self, h, targets):
-        return F.cross_entropy(self.head(h), targets, reduction='none')   # (rows, C), (rows) -> (rows)
+        return F.cross_entropy(self.head(h), targets, reduction='none')  # (rows, C), (rows) -> (rows)
 
     def nll_of_symbols(self, h, targets):
-        return self.nll(h, targets)[..., None]                          # a token of a table is one symbol
+        return self.nll(h, targets)[..., None]                    # a token of a table is one symbol
 
     def log_probs(self, h):
         """(B, C) states -> (B, V) log-probabilities of every next token."""
         return self.head(h).float().log_softmax(-1)
 
     def sample(self, h, choose):
-        return choose(self.head(h))                                     # (B, C) -> (B) token ids
+        return choose(self.head(h))                           # (B, C) -> (B) ids; choose: chapter 4
 
 
 class Transformer(nn.Module):
-    """Tokens in; out comes, for each of them, how well it foretells the one after."""
+    """Tokens in; out comes, for each of them, -log p of the token after it."""
+    block_class = Block
 
     def __init__(self, config):
         super().__init__()
@@ -241,11 +253,12 @@ class Transformer(nn.Module):
         return TokenTable(self.config)
 
     def make_blocks(self):
-        return [Block(self.config, self.dropout) for _ in range(self.config.n_layer)]
+        return [self.block_class(self.config, self.dropout) for _ in range(self.config.n_layer)]
 
     def init_weights(self):
-        """Normal with std 0.02 here and in the tables; 0.02 / sqrt(2 n_layer) for the projections that add to the
-        residual stream, so that its size doesn't grow with depth (GPT-2, section 2.3). Norms start at 1."""
+        """The blocks' matrices start normal with std 0.02, as the tables do; with 0.02 / sqrt(2
+        n_layer) where they add to x, so that x doesn't grow with depth (GPT-2, section 2.3).
+        Norms start at 1."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -255,193 +268,213 @@ class Transformer(nn.Module):
 
     def hidden(self, idx, caches=None):
         """(B, T) token ids -> (B, T, C) final states; with caches, idx continues what they hold."""
-        angles = self.rotary(caches[0].length if caches else 0, idx.size(1))
         x = self.dropout(self.tokens.embed(idx))                        # (B, T) -> (B, T, C)
-        for i, block in enumerate(self.blocks):
-            x = block(x, angles, caches[i] if caches else None)
-        return self.norm(x)
+        return self.norm(self.layers(x, caches))
+
+    def layers(self, x, caches=None, first=0, last=None):
+        """(B, T, C) states -> (B, T, C), what the layers make of them, or those from `first` to
+        before `last`."""
+        angles = self.rotary(caches[first].length if caches else 0, x.size(1))
+        for i in range(len(self.blocks))[first:last]:
+            x = self.blocks[i](x, angles, caches[i] if caches else None)
+        return x
 
     def forward(self, idx, targets):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""
         return self.tokens.nll(self.hidden(idx), targets)
 
-# ---------------------------------------------------------------------------------------------------
-# 2. Byte pooling: tokens in and out by their spelling (arXiv 2405.14159, section 5.2)
+
+# -------------------------------------------------------------------------------------------
+# 2. Byte pooling: tokens in and out by their spelling (arXiv 2405.14159, section 5.2). The tree is ours.
+#
+# A token is its bytes, then END. The encoder reads them and pools them into a vector of C: no embedding table. The
+# decoder is given the state h and spells the next token: no softmax over the vocabulary. It walks down the tree of
+# the vocabulary. Of the five tokens '', a, an, and, the
+#     fork 0, at the beginning '':  END, a or t        ''  takes END at 0
+#     fork 1, at the beginning a:   END or n           a   takes a at 0, END at 1; the takes t at 0
+#     fork 2, at the beginning an:  END or d           an  takes a, n, END; and takes a, n, d
+# At a fork the decoder chooses among the symbols that can follow. Elsewhere one symbol alone can follow (h and e of
+# "the"): nothing is computed and nothing charged. So -log p(token) is the exact sum over its forks, the probabilities
+# of all tokens sum to one, and what no token has is impossible.
 
 END = 256   # the symbol after a token's last byte; the end of a text is the empty token, END alone
 
 
 def grow_tree(spelling, counts, S):
-    """The tree of a vocabulary, as tables. `spelling` has the bytes of each token by id, b'' for the end of a text,
-    None for an id without a token; `counts` (V) how often each occurs in the training text.
+    """The tree of a vocabulary of V tokens with N forks, as tables.
 
-    All tokens walk from the empty beginning, a symbol at a time. A beginning that more than one symbol follows
-    is a choice, and has a number. Of each choice the tables tell its place in the token, the byte before it and
-    the log count of each symbol that may follow, minus infinity for the others; of each token its symbols, how many
-    choices it makes, their numbers, and the symbol that it takes at each."""
+    `spelling` has the bytes of each token by id, b'' for the end of a text, None for an id
+    without a token; `counts` (V) how often each occurs in the training text. All tokens walk
+    from the empty beginning, a symbol at a time; one that has ended goes on with END after END,
+    which is never a fork."""
     V = len(spelling)
-    ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])
+    ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])           # (M)
     symbols = torch.full((V, S), END)
-    symbols[ids] = torch.tensor([[*spelling[i], *[END] * (S - len(spelling[i]))] for i in ids.tolist()])
-    counts = torch.as_tensor(counts)[ids].double() + 1    # 1, so that no token is impossible
-    n_choices = torch.zeros(V, dtype=torch.long)
-    choices = torch.zeros(V, S, dtype=torch.long)
-    chosen = torch.zeros(V, S, dtype=torch.long)
-    places, befores, log_counts = [], [], []
-    at = torch.zeros(len(ids), dtype=torch.long)          # which of the beginnings of this length each token has
-    before = torch.tensor([END])                          # the last symbol of each of these beginnings
+    symbols[ids] = torch.tensor([list(spelling[i]) + [END] * (S - len(spelling[i])) for i in ids.tolist()])
+    counts = torch.as_tensor(counts)[ids].double() + 1  # (M), and 1, so that no token is impossible
+    n_forks = torch.zeros(V, dtype=torch.long)
+    forks = torch.zeros(V, S, dtype=torch.long)
+    taken = torch.zeros(V, S, dtype=torch.long)
+    places, log_counts = [], []
+    beginning = torch.zeros(len(ids), dtype=torch.long)      # (M), each token's first `place` symbols, as an index
     for place in range(S):
         # an edge leads from a beginning, by a symbol, to one that is longer by this symbol
-        edges, edge = (257 * at + symbols[ids, place]).unique(return_inverse=True)
-        start, symbol = edges // 257, edges % 257
-        is_choice = start.bincount() > 1                  # of each beginning
-        number = len(places) + is_choice.cumsum(0) - 1    # of each that is one
-        known = torch.full((len(is_choice), 257), -math.inf)
-        known[start, symbol] = edge.bincount(counts).log().float()
-        log_counts.append(known[is_choice])
-        befores.append(before[is_choice])
-        places += [place] * int(is_choice.sum())
-        here = is_choice[at]                              # of each token: does it have to choose?
+        edges, edge = (257 * beginning + symbols[ids, place]).unique(return_inverse=True)  # (edges), (M)
+        start, symbol = edges // 257, edges % 257            # (edges)
+        is_fork = start.bincount() > 1                       # (beginnings)
+        number = len(places) + is_fork.cumsum(0) - 1  # (beginnings), of use for those that are forks
+        log_count = torch.full((len(is_fork), 257), -math.inf)
+        log_count[start, symbol] = edge.bincount(weights=counts).log().float()
+        log_counts.append(log_count[is_fork])
+        places += [place] * int(is_fork.sum())
+        here = is_fork[beginning]                            # (M), which tokens are at a fork
         tokens = ids[here]
-        choices[tokens, n_choices[tokens]] = number[at[here]]
-        chosen[tokens, n_choices[tokens]] = symbols[tokens, place]
-        n_choices[tokens] += 1
-        at, before = edge, symbol
-    return dict(symbols=symbols, length=(symbols != END).sum(1) + 1, n_choices=n_choices, choices=choices, chosen=chosen,
-                place=torch.tensor(places), before=torch.cat(befores), log_counts=torch.cat(log_counts))
+        forks[tokens, n_forks[tokens]] = number[beginning[here]]
+        taken[tokens, n_forks[tokens]] = symbols[tokens, place]
+        n_forks[tokens] += 1
+        beginning = edge                                 # edges are numbered, and so are their ends
+    return dict(symbols=symbols,                             # (V, S), bytes and END
+                length=(symbols != END).sum(1) + 1,          # (V), how many symbols
+                n_forks=n_forks,                   # (V), how many forks a token passes; 0: no token
+                forks=forks,                                 # (V, S), their numbers, then zeros
+                taken=taken,                   # (V, S), the symbols that it takes there, then zeros
+                place=torch.tensor(places),                  # (N), of the symbol that is chosen
+                log_counts=torch.cat(log_counts))            # (N, 257), -inf for a symbol that can't follow
 
 
 def by_size(sizes):
-    """(M) sizes -> for each size above 0 that occurs: yields it, and which items have it, (n)."""
+    """(M) sizes -> yields each size above 0 that occurs, with the indices (n) of the items that
+    have it."""
     order = sizes.argsort()
     for size, which in enumerate(order.split(sizes.bincount().tolist())):
         if size > 0 and len(which) > 0:
             yield size, which
 
 
-class Slices(nn.Linear):
-    """The first numbers of W h: a vector for each choice that a token makes (MegaByte, arXiv 2305.07185)."""
-
-    def forward(self, h, n):
-        return F.linear(h, self.weight[:n])                             # (n, C) -> (n, L D)
-
-
 class BytePool(nn.Module):
-    """An embedding table that is computed from spelling, and a softmax that spells the next token.
-
-    The encoder reads a token's bytes and END and pools them into a vector of C. The decoder is given the state h
-    and walks down the tree of the vocabulary: where tokens with the same beginning go on differently, it chooses
-    the next symbol among those that follow there. A token is a short list of choices, and -log p(token) the exact
-    sum over them. Where only one symbol can follow, nothing is computed; what no token has there is impossible."""
+    """Has the methods of TokenTable, without a table. Its weights keep PyTorch's own
+    initialisation: bytes (std 1) and slices of h have a like size, so that the decoder hears
+    both from the start."""
 
     def __init__(self, config):
         super().__init__()
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
         small = replace(config, n_embd=D, n_head=config.n_byte_head, n_kv_head=config.n_byte_head, d_ff=3 * D)
+        no_dropout = nn.Identity()
         self.S = S
         self.rotary = Rotary(S, small)
         self.byte_in = nn.Embedding(257, D)
-        self.encoder = nn.ModuleList(Block(small, nn.Identity(), False) for _ in range(config.n_encoder_layer))
+        self.encoder = nn.ModuleList(Block(small, no_dropout, causal=False) for _ in range(config.n_encoder_layer))
         self.pool = nn.Linear(D, C, bias=False)
-        self.slices = Slices(C, (S - 1) * D, bias=False)
+        self.slices = nn.Linear(C, (S - 1) * D, bias=False)  # the S-th symbol can only be END: no fork
         self.byte_out = nn.Embedding(257, D)
-        self.decoder = nn.ModuleList(Block(small, nn.Identity()) for _ in range(config.n_decoder_layer))
+        self.decoder = nn.ModuleList(Block(small, no_dropout) for _ in range(config.n_decoder_layer))
         self.norm = Norm(D, eps=config.norm_eps)
         self.head = nn.Linear(D, 257, bias=False)
 
     def spell(self, spelling, counts):
-        """Tell the model its vocabulary; see grow_tree(). From then on all is look-ups in its tables."""
+        """Tell the model its vocabulary, before anything else. grow_tree()'s tables become
+        self.symbols, self.forks and so on; they are not saved, since vocabulary and counts make
+        them again."""
         for name, table in grow_tree(spelling, counts, self.S).items():
             self.register_buffer(name, table.to(self.head.weight.device), persistent=False)
 
     @torch.compiler.disable   # the shapes in here are others at each step
     def embed(self, idx):
-        """(B, T) ids -> (B, T, C). A vector depends on the token alone, so each distinct one is encoded once."""
+        """(B, T) ids -> (B, T, C). A vector depends on the token alone, so each distinct one is
+        encoded once."""
         tokens, where = idx.unique(return_inverse=True)                 # (M), (B, T)
-        vectors = self.norm.weight.new_empty(len(tokens), self.pool.out_features)
+        vectors = self.norm.weight.new_empty(len(tokens), self.pool.out_features)     # (M, C)
         for L, which in by_size(self.length[tokens]):
-            symbols = self.symbols[tokens[which], :L]                   # (n, L)
-            x = self.byte_in(symbols)                                   # (n, L, D)
+            x = self.byte_in(self.symbols[tokens[which], :L])           # (n, L, D)
             for block in self.encoder:
                 x = block(x, self.rotary(0, L))
             vectors[which] = self.pool(x.mean(1)).type_as(vectors)      # (n, C)
-        return F.embedding(where, vectors)
+        return F.embedding(where, vectors)                              # (B, T, C)
 
-    def decode(self, h, choices):
-        """(n, C) states, (n, L) choices to make after them -> (n, L, 257) logits of the symbols at each."""
-        L, D = choices.size(1), self.head.in_features
-        x = self.slices(h, L * D).unflatten(-1, (L, D))                 # (n, L, D)
-        x = x + self.byte_out(self.before[choices])                     # (n, L, D)
+    def decode(self, h, tokens, L):
+        """(n, C) states, (n) tokens that may follow them -> (n, L, 257), logits of the symbols
+        at their first L forks. Each fork has a slice of h of its own (as MegaByte's bytes do,
+        arXiv 2305.07185) and hears what was taken at the one before; the blocks are causal. The
+        network only has to correct the frequencies of the training text."""
+        D = self.head.in_features
+        before = F.pad(self.taken[tokens, :L - 1], (1, 0), value=END)   # (n, L)
+        slices = F.linear(h, self.slices.weight[:L * D])                # (n, L D)
+        x = slices.unflatten(-1, (L, D)) + self.byte_out(before)        # (n, L, D)
         for block in self.decoder:
             x = block(x, self.rotary(0, L))
-        return self.head(self.norm(x)) + self.log_counts[choices]       # a model that knows nothing knows these
+        return self.head(self.norm(x)) + self.log_counts[self.forks[tokens, :L]]
+
+    def nll_of_forks(self, h, tokens, L):
+        logits = self.decode(h, tokens, L).transpose(1, 2)              # (n, 257, L)
+        return F.cross_entropy(logits, self.taken[tokens, :L], reduction='none')      # (n, L)
 
     @torch.compiler.disable
     def nll_of_symbols(self, h, targets):
-        """(B, T, C) states, (B, T) targets -> (B, T, S) nats of each symbol, nan where there is no choice."""
-        h, tokens = h.flatten(0, 1), targets.flatten()
+        """(B, T, C) states, (B, T) targets -> (B, T, S) nats of each symbol at its place in the
+        token, nan where it was no choice."""
+        h, tokens = h.flatten(0, 1), targets.flatten()                  # (M, C), (M)
         nats = self.log_counts.new_full((len(tokens), self.S), math.nan)
-        nats[self.n_choices[tokens] == 0] = math.inf                    # an id without a token
-        for L, which in by_size(self.n_choices[tokens]):
-            choices = self.choices[tokens[which], :L]                   # (n, L)
-            chosen = self.chosen[tokens[which], :L]                     # (n, L)
-            logits = self.decode(h[which], choices).flatten(0, 1)       # (n L, 257)
-            cost = F.cross_entropy(logits, chosen.flatten(), reduction='none')
-            nats[which[:, None], self.place[choices]] = cost.view(choices.shape)
+        nats[self.n_forks[tokens] == 0] = math.inf                      # an id without a token
+        for L, which in by_size(self.n_forks[tokens]):
+            places = self.place[self.forks[tokens[which], :L]]          # (n, L)
+            nats[which[:, None], places] = self.nll_of_forks(h[which], tokens[which], L)
         return nats.view(*targets.shape, -1)
 
     def nll(self, h, targets):
-        """(B, T, C) states, (B, T) targets -> (B, T) nats."""
-        return self.nll_of_symbols(h, targets).nansum(-1)
+        return self.nll_of_symbols(h, targets).nansum(-1)              # (B, T, C), (B, T) -> (B, T)
 
     def log_probs(self, h):
-        """(B, C) states -> (B, V) log-probabilities of every next token."""
         every = torch.arange(len(self.symbols), device=h.device).expand(len(h), -1)   # (B, V)
         parts = [self.nll(h[:, None].expand(-1, ids.size(1), -1), ids) for ids in every.split(2**12, dim=1)]
-        return -torch.cat(parts, dim=1)
+        return -torch.cat(parts, dim=1)                                 # (B, V)
 
     def sample(self, h, choose):
-        """(B, C) states -> (B) token ids. The tokens that are still possible become fewer with each choice."""
-        possible = (self.n_choices > 0).expand(len(h), -1)              # (B, V)
+        """(B, C) states -> (B) token ids. At each fork fewer tokens remain possible, until it is
+        one."""
+        possible = (self.n_forks > 0).expand(len(h), -1)                # (B, V)
         for i in range(self.S):
-            token = possible.byte().argmax(1)                           # (B), any one of them: all agree so far
-            if (self.n_choices[token] <= i).all():
+            token = possible.byte().argmax(1)      # (B), any possible one: all are at the same fork
+            done = self.n_forks <= i                              # (V): a token that is found stays
+            if done[token].all():
                 return token
-            symbol = choose(self.decode(h, self.choices[token, :i + 1])[:, -1])       # (B)
-            possible = possible & ((self.chosen[:, i] == symbol[:, None]) | (self.n_choices <= i))
+            symbol = choose(self.decode(h, token, i + 1)[:, -1])        # (B)
+            possible = possible & (done | (self.taken[:, i] == symbol[:, None]))
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------
 # 3. Layers that share weights (arXiv 2405.14159, sections 2.1 and 5.1)
 
 class LoRA(nn.Module):
-    """A Linear and a low-rank change to it, W x + B A x (arXiv 2106.09685). B is 0 at the start: no change."""
+    """A Linear and a low-rank change to it, W x + B A x (arXiv 2106.09685, with alpha = r). B is
+    0 at the start."""
 
     def __init__(self, linear, rank):
         super().__init__()
         self.linear = linear
         self.A = nn.Linear(linear.in_features, rank, bias=False)
-        self.B = nn.Parameter(torch.zeros(linear.out_features, rank))
+        self.B = nn.Parameter(torch.zeros(linear.out_features, rank))  # no Linear: it has to stay 0
 
     @property
     def weight(self):
-        return self.linear.weight
+        return self.linear.weight   # by this name init_weights() reaches it
 
     def forward(self, x):
         return self.linear(x) + F.linear(self.A(x), self.B)
 
 
 def use_matrices(module, matrices, lora_rank):
-    """Let an attention or a feed-forward use these {name: Linear}; with a rank, and a change of its own to each."""
+    """Let an attention or a feed-forward use these {name: Linear}. If lora_rank > 0, it gets a
+    LoRA of its own on each."""
     for name, linear in matrices.items():
         setattr(module, name, LoRA(linear, lora_rank) if lora_rank else linear)
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------
 # 4. Generation, and the whole
 
 def choose(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-    """(B, V) logits -> (B) choices: the best at temperature 0, else drawn from the top_k likeliest
+    """(B, V) logits -> (B) indices: the best at temperature 0, else drawn from the top_k likeliest
     (0: all) among the fewest that together reach probability top_p."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -450,23 +483,26 @@ def choose(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
         return torch.multinomial(probs, 1, generator=generator)[:, 0]
     k = min(top_k or probs.size(-1), probs.size(-1))
     probs, order = probs.topk(k)                                        # (B, k), likeliest first
-    probs[probs.cumsum(-1) - probs >= top_p] = 0                        # those before already reach top_p
+    probs[probs.cumsum(-1) - probs >= top_p] = 0                  # those before already reach top_p
     return order.gather(-1, torch.multinomial(probs, 1, generator=generator))[:, 0]
 
 
 class LayerCache:
-    """Keys and values of one layer, for up to `room` tokens: earlier tokens needn't be read again."""
+    """Keys and values of one layer, for `room` tokens, or more: earlier tokens needn't be read
+    again."""
 
     def __init__(self, room):
         self.room = room
         self.length = 0
 
     def append(self, k, v):
-        """(B, H, T, K) new ones -> all so far, (B, H, length, K)."""
+        """2 x (B, n_kv_head, T, K) new ones -> all so far, 2 x (B, n_kv_head, length, K)."""
         if self.length == 0:
             self.k = k.new_empty(*k.shape[:2], self.room, k.size(3))
             self.v = torch.empty_like(self.k)
         start, self.length = self.length, self.length + k.size(2)
+        while self.length > self.k.size(2):
+            self.k, self.v = (torch.cat((x, torch.empty_like(x)), dim=2) for x in (self.k, self.v))
         self.k[:, :, start:self.length] = k
         self.v[:, :, start:self.length] = v
         return self.k[:, :, :self.length], self.v[:, :, :self.length]
@@ -479,14 +515,16 @@ class GPT(Transformer):
         return BytePool(self.config) if self.config.embedding == 'byte_pool' else super().make_tokens()
 
     def make_blocks(self):
-        """The blocks, some with matrices in common. Norms and adapters are each layer's own."""
+        """The blocks, some with the matrices of an earlier one. Norms and LoRAs are each layer's
+        own."""
         c = self.config
+        shares_attn, shares_ffn = c.share == 'block', c.share in ('ffn', 'block')
         blocks = super().make_blocks()
         for i, block in enumerate(blocks):
-            first = i % (c.share_every or c.n_layer) == 0               # of the layers that share
-            if first or c.share == 'none':
+            first = i % (c.share_every or c.n_layer) == 0       # the first of the layers that share
+            if first or not shares_ffn:
                 ffn = dict(block.ffn.named_children())
-            if first or c.share != 'block':
+            if first or not shares_attn:
                 attn = dict(block.attn.named_children())
             use_matrices(block.ffn, ffn, c.lora_rank)
             use_matrices(block.attn, attn, 0 if c.share == 'ffn' else c.lora_rank)
@@ -494,9 +532,9 @@ class GPT(Transformer):
 
     @torch.inference_mode()
     def generate(self, idx, max_new_tokens, **how):
-        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see choose().
-        When the window outgrows block_size its older half is forgotten and the newer half is read afresh from
-        position 0: exact, and paid once in block_size / 2 tokens."""
+        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see
+        choose(). When the window outgrows block_size its older half is forgotten, and the newer
+        half is read afresh from position 0, once in block_size / 2 tokens."""
         window, caches = idx, None
         for _ in range(max_new_tokens):
             if window.size(1) > self.config.block_size:
@@ -511,15 +549,17 @@ class GPT(Transformer):
 
     @torch.no_grad()
     def log_probs(self, idx):
-        """(B, T) token ids -> (B, V), the log-probability of every token of the vocabulary after them."""
+        """(B, T) token ids -> (B, V), the log-probability of every token of the vocabulary after
+        them."""
         return self.tokens.log_probs(self.hidden(idx[:, -self.config.block_size:])[:, -1])
 
     def count_parameters(self):
         """{part: parameters}; a tensor used twice counts once."""
         tokens = 'byte pooling' if self.config.embedding == 'byte_pool' else 'token tables'
         names = {'tokens': tokens, 'A': 'LoRA', 'B': 'LoRA', 'attn': 'attention', 'ffn': 'feed-forward'}
+        names |= dict.fromkeys(('norm', 'attn_norm', 'ffn_norm'), 'norms')
         parts = Counter()
         for path, p in self.named_parameters():   # which yields a shared tensor once
             part = [name for word, name in names.items() if word in path.split('.')]
-            parts[part[0] if part else 'norms'] += p.numel()
+            parts[part[0] if part else path.split('.')[0]] += p.numel()   # of an idea: its own name
         return dict(parts)

@@ -1,29 +1,29 @@
 """
-Text -> token files. The only file that knows corpora.
+Documents (documents.py) -> token files.
 
-    python prepare_wiki.py                                      # Simple English Wikipedia, gpt2: the paper's data
-    python prepare_wiki.py --tokenizer=byte --source=sbert      # another tokenizer, another copy of it
-    python prepare_wiki.py --input=book.txt --dataset=book      # your own .txt, .jsonl[.gz], .parquet, or a folder
-    python prepare_wiki.py --dataset=book --check=True          # are the files still those that were written?
-    python train.py --dataset=book --out_dir=out/book           # then train on it
+    python prepare_wiki.py                                 # Simple English Wikipedia, gpt2
+    python prepare_wiki.py --tokenizer=byte --source=sbert # another tokenizer, another copy of it
+    python prepare_wiki.py --input=book.txt --dataset=book # .txt, .jsonl[.gz], .parquet, folder
+    python prepare_wiki.py --dataset=book --check=True     # are its files as they were written?
+    python train.py --dataset=book --out_dir=out/book      # then train on it
 
-Writes data/<dataset>-<tokenizer>/ with train.bin, val.bin and test.bin (flat arrays of token ids, each document
-preceded by <|endoftext|>; split by a hash of the document's text, so a document stays in its split when others
-come or go), meta.json (what is in them) and the tokenizer. It appears whole or not at all.
+Writes data/<dataset>-<tokenizer>/: train.bin, val.bin and test.bin (flat arrays of token ids, each
+document preceded by <|endoftext|>), meta.json (what is in them) and the tokenizer. It appears whole or
+not at all. Documents are split by a hash of their text: one stays where it is when others come or go.
 Empty documents and exact duplicates are left out; what is kept is kept as it is, its Unicode too.
 Nothing is learned from val and test: a tokenizer is trained on the training split alone.
 """
-dataset = 'simplewiki'   # its name: data/<dataset>-<tokenizer>/; with no --input: simplewiki or pydocs
-tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text; or the
-                         # folder of a run or a data set, for its own; if not given, gpt2 for simplewiki, else bpe4096
+dataset = 'simplewiki'   # its name; with no --input: simplewiki or pydocs
+tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text;
+                         # or a folder, for its own; if not given, gpt2 for simplewiki, else bpe4096
 input = ''               # file or folder of one's own text, or several separated by commas
-source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (November 2020), or the paper's own,
+source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (November 2020), or the paper's,
                          # wikimedia (November 2023), which needs pyarrow
-val_fraction = 0.0       # of the documents, for each of val and test; 0: 0.01 for simplewiki, else 0.05
+val_fraction = 0.0       # of documents, for each of val and test; 0: 0.01 for simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
 check = False            # prepare nothing: compare the hashes of a data set that is there
 
-from configurator import Progress, configure
+from configurator import Progress, command, configure
 if __name__ == '__main__':
     configure(globals(), one_of=dict(source='cohere sbert wikimedia'))
 
@@ -31,228 +31,33 @@ import collections
 import concurrent.futures
 import datetime
 import functools
-import gzip
 import hashlib
-import importlib.util
-import io
 import itertools
 import json
 import os
 import pathlib
 import re
-import shlex
 import shutil
 import sys
-import zlib
 
-from download import download, fingerprint, lock, write_whole
-from tokenizer import END, check_of, count_words, named_ranks, spec_of, train_bpe
+from documents import clean, download_wikipedia, input_files, pydocs, read_files
+from download import fingerprint, lock, write_whole
+from tokenizer import END, count_words, named_ranks, spec_of, train_bpe
 from tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
-KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # data sets that need no --input: usual tokenizer
+KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # without --input, and their usual tokenizer
 SPLITS = ('train', 'val', 'test')
-BY_NAME = r'byte|gpt2(-[1-9]\d*)?|bpe\d+'      # tokenizers that need no folder
-SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.parquet')   # of files that are read, in any case
 BY_HASH = 'by a hash of each document'
 HELD = 2**24               # characters: a text of at most that is read once and held in memory
 
-# Simple English Wikipedia: {source: (address, {file: its size and sha256, where they are known})}
-HUB = 'https://huggingface.co/datasets/'
-SOURCES = dict(
-    cohere=(HUB + 'Cohere/wikipedia-22-12/resolve/main/simple/', {f'00{i}.jsonl.gz': () for i in range(5)}),
-    sbert=('http://sbert.net/datasets/', {'simplewiki-2020-11-01.jsonl.gz': ()}),
-    wikimedia=(HUB + 'wikimedia/wikipedia/resolve/b04c8d1ceb2f5cd4588862100d08de323dccfbaa/20231101.simple/', {
-        'train-00000-of-00001.parquet': (
-            156885218, '31bded16768a47c286becd292079122f5d7d4397a17b87d4250a00ccd581e6f0')}))
-# "Mercury may refer to:" on the line after the title
-DISAMBIGUATION = re.compile(r'[^\n]*(?:\(disambiguation\)\n|\n+[^\n]*\b(?:may|might|can|could)(?: also)? '
-                            r'(?:refer to|mean|stand for)\b(?:[^\n]*:)? *(?:\n|$))')
 
-
-# ---------------------------------------------------------------------------------------------------------
-# documents
-
-def pydocs(progress):
-    """The topics of Python's help() and the docstrings of its standard library, a document for each file."""
-    import ast, sysconfig, warnings
-    import pydoc_data.topics
-    yield from pydoc_data.topics.topics.values()
-    library, files = pathlib.Path(sysconfig.get_path('stdlib')), []
-    for folder, folders, names in os.walk(library):   # not what pip installed, nor tests of tests
-        folders[:] = set(folders) - {'site-packages', 'dist-packages', 'test', 'tests'}
-        files += [pathlib.Path(folder, name) for name in names if name.endswith('.py')]
-    for i, file in enumerate(sorted(files)):
-        progress(i / len(files))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')   # of the standard library's own odd escapes
-                statements = [ast.parse(file.read_bytes())]
-        except SyntaxError:   # lib2to3 keeps samples of bad Python
-            continue
-        strings = []
-        for node in statements:   # grows: definitions stand in statements, so expressions needn't be searched
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                strings.append(ast.get_docstring(node))
-            for field in 'body', 'handlers', 'orelse', 'finalbody', 'cases':
-                statements += getattr(node, field, ())
-        if any(strings):
-            yield '\n\n'.join([f'# {file.relative_to(library).as_posix()}', *filter(None, strings)])
-
-
-def input_files(paths):
-    """The text files that --input names, folders searched, linked ones too."""
-    files, others, names = [], [], paths.split(',')
-    while names:   # a name may have commas itself: the longest one that exists
-        n = next((n for n in range(len(names), 0, -1) if os.path.exists(','.join(names[:n]))), 0)
-        if not n:
-            sys.exit(f'--input={",".join(names)}: no such file or folder')
-        path, names = pathlib.Path(','.join(names[:n])), names[n:]
-        found = files_below(path) if path.is_dir() else [path]
-        wanted = [file for file in found if file.name.lower().endswith(SUFFIXES)]
-        if not wanted:
-            sys.exit(f'--input={path}: nothing here ends in {", ".join(SUFFIXES)}')
-        files += wanted
-        others += [file for file in found if file not in wanted]
-    check_pyarrow(files)
-    print(f'{paths}: {len(files)} files to read')
-    if others:
-        named = [file.name for file in others[:3]] + ['...'] * (len(others) > 3)
-        print(f'  not read, for their names: {len(others)} ({", ".join(named)})')
-    return files
-
-
-def files_below(top):
-    """All files in a folder and its subfolders, sorted; each subfolder once, though links may lead to it again."""
-    def fail(error):
-        raise error
-
-    files, seen = [], set()
-    for folder, folders, names in os.walk(top, onerror=fail, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        files += [pathlib.Path(folder, name) for name in names]
-    return sorted(files)
-
-
-def read_files(files, progress):
-    """Documents of .txt files (cut_text), and of the records of .jsonl, .jsonl.gz and .parquet files: a `title`
-    if there is one, and a `text` or a list of `paragraphs`. Records with a `wiki_id` and a `paragraph_id` are
-    passages of articles: they are held until all are read, since nothing promises their order."""
-    total, before, articles = sum(file.stat().st_size for file in files), 0, {}
-    for file in files:
-        with open(file, 'rb') as raw:
-            try:
-                for document in cut_text(raw) if file.suffix.lower() == '.txt' else read_records(file, raw, articles):
-                    done = (before + raw.tell()) / max(total, 1)
-                    progress(done / 8 if articles else done)   # reading takes an eighth of the time
-                    if document is not None:
-                        yield document
-            except UnicodeDecodeError as error:
-                sys.exit(f'{file}: not UTF-8 ({error.reason}: byte 0x{error.object[error.start]:02x} in '
-                         f'{error.object[max(error.start - 20, 0):error.start + 20]!r}); convert it first')
-            except (EOFError, OSError, ValueError, zlib.error) as error:
-                sys.exit(f'{file}: broken ({error}); delete it and fetch it again')
-        before += file.stat().st_size
-    for i, passages in enumerate(articles.values(), 1):
-        progress(1 / 8 + 7 / 8 * i / len(articles))
-        _, titles, texts = zip(*sorted(passages))
-        yield join(titles[0], '\n\n'.join(texts))
-
-
-def cut_text(raw):
-    """A document ends where <|endoftext|> stands, else at the first blank line after 4,096 characters, or at
-    the end of a line after 65,536. Only a document's worth of text is in memory."""
-    lines, held = io.TextIOWrapper(raw, encoding='utf-8-sig', newline='\n'), ''
-    for line in iter(lambda: lines.readline(2**16), ''):
-        held += line
-        if held.find(END, -len(line) - len(END)) >= 0:   # a long line comes in pieces, whose cut may fall into it
-            *ended, held = held.split(END)
-            yield from ended
-        if len(held) > 2**16 or len(held) > 2**12 and not line.strip():
-            yield held
-            held = ''
-    yield held
-
-
-def read_records(file, raw, articles):
-    """The document of each record, or None for a passage, which goes to articles."""
-    if file.suffix.lower() == '.parquet':
-        import pyarrow.parquet
-        records = (row for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(1000) for row in batch.to_pylist())
-    else:
-        unpacked = gzip.open(raw) if file.suffix.lower() == '.gz' else raw
-        records = io.TextIOWrapper(unpacked, encoding='utf-8-sig', newline='\n')
-    for number, record in enumerate(records, 1):
-        reason = 'not a JSON object with a "text" or a list of "paragraphs"'
-        try:
-            if isinstance(record, str):
-                record = json.loads(record) if record.strip() else dict(text='')
-            title = record.get('title') or ''
-            if 'text' not in record and not isinstance(record['paragraphs'], list):
-                raise TypeError   # the letters of a text would pass for paragraphs
-            text = record['text'] if 'text' in record else '\n\n'.join(record['paragraphs'])
-            (title + text).encode()
-            passage = 'wiki_id' in record and 'paragraph_id' in record
-            if passage:
-                articles.setdefault(record['wiki_id'], []).append((int(record['paragraph_id']), title, text))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            if isinstance(error, UnicodeEncodeError):
-                reason = f'half a surrogate pair, {error.object[error.start]!r}, which is no text'
-            if isinstance(error, RecursionError):
-                reason = 'brackets in brackets, too deep'
-            sys.exit(f'{file}, line {number}: {reason}: {str(record)[:60]!r}')
-        yield None if passage else join(title, text)
-
-
-def join(title, text):
-    return f'{title}\n\n{text}' if title and text.strip() else text
-
-
-def download_wikipedia(source, data_dir):
-    """Records of the files of Simple English Wikipedia, downloaded if they aren't there."""
-    address, names = SOURCES[source]
-    folder = pathlib.Path(data_dir) / 'downloads' / source
-    check_pyarrow(names)
-    print(f'Simple English Wikipedia: {address} -> {folder}')
-    try:
-        return [dict(file=str(folder / name)) | download(address + name, folder / name, *known)
-                for name, known in names.items()]
-    except SystemExit as error:
-        others = ' or '.join(f'--source={other}' for other in SOURCES if other != source)
-        sys.exit(f'{error}\n{folder} needs {", ".join(names)}. Another copy: python prepare_wiki.py {others}. '
-                 'Offline quick start: python train.py')
-
-
-def check_pyarrow(files):
-    if any(str(file).endswith('.parquet') for file in files) and not importlib.util.find_spec('pyarrow'):
-        sys.exit(f'{[*files][0]}: to read .parquet, pip install pyarrow')
-
-
-def clean(documents, wikipedia, left_out):
-    """The documents but for empty ones, exact duplicates and Wikipedia's disambiguation stubs; left_out counts."""
-    seen = set()
-    for text in documents:
-        digest = hashlib.sha256(text.encode()).digest()[:16]
-        if not text.strip():
-            left_out['empty'] += 1
-        elif digest in seen:
-            left_out['duplicate'] += 1
-        elif wikipedia and DISAMBIGUATION.match(text):
-            left_out['disambiguation'] += 1
-        else:
-            seen.add(digest)
-            yield text
-
-
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # splits
 
 def split_of(text, val_fraction):
     """'train', 'val' or 'test', by the text alone."""
-    x = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'big') / 2**64
+    x = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64   # from 0 to 1
     return 'val' if x < val_fraction else 'test' if x < 2 * val_fraction else 'train'
 
 
@@ -261,42 +66,46 @@ def split_all(texts, val_fraction):
 
 
 def split_small(texts, val_fraction):
-    """[(split, text)] of a text that is held in memory, and how it was split, so that each split has some."""
+    """[(split, text)] of texts in memory, and how they were split, so that each split has some."""
     by_hash = list(split_all(texts, val_fraction))
     if len({split for split, _ in by_hash}) == 3:
         return by_hash, BY_HASH
-    size, n = sum(map(len, texts)), int(len(texts) * val_fraction)
+    size = sum(map(len, texts))
     if size < 100:
         sys.exit(f'{size} characters are too few for a training, a validation and a test split: give more text')
+    n = int(len(texts) * val_fraction)
     if n:
-        train, val, test, how = texts[:-2 * n], texts[-2 * n:-n], texts[-n:], 'the last documents are val and test'
+        how = 'the last documents are val and test'
+        parts = texts[:-2 * n], texts[-2 * n:-n], texts[-n:]
     else:
-        slack = int(size * val_fraction / 2)
-        rest, test = cut(texts, min(int(size * (1 - val_fraction)), size - 1), slack)
-        train, val = cut(rest, min(max(int(size * (1 - 2 * val_fraction)), 1), size - 2), slack)
         how = 'the last parts of the text are val and test'
-    return [(split, text) for split, part in zip(SPLITS, (train, val, test)) for text in part], how
+        share = max(int(size * val_fraction), 1)
+        rest, test = cut(texts, size - share, share // 2)
+        train, val = cut(rest, size - 2 * share, share // 2)
+        parts = train, val, test
+    return [(split, text) for split, part in zip(SPLITS, parts) for text in part], how
 
 
 def cut(texts, place, slack):
-    """texts before and after a place, a number of characters: where a line ends, or a word, at most slack earlier."""
+    """texts before and after a place (in characters): where a line or a word ends, if slack allows."""
     for i, text in enumerate(texts):
         if place < len(text):
             break
         place -= len(text)
     start = max(place - slack, 0)
     at = text.rfind('\n', start, place) + 1 or text.rfind(' ', start, place) + 1 or place
-    return [*texts[:i], *filter(None, [text[:at]])], [text[at:], *texts[i + 1:]]
+    before = [text[:at]] if at else []
+    return texts[:i] + before, [text[at:]] + texts[i + 1:]
 
 
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # data sets
 
 def find(dataset, tokenizer, data_dir):
     """A data set's folder, and its tokenizer if that is given as a folder's, else None."""
     if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # of , and : train.py makes a mix
         sys.exit(f'dataset={dataset}: a name has letters, digits, blanks, and single . _ + - alone')
-    if re.fullmatch(BY_NAME, tokenizer):
+    if re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', tokenizer):
         return pathlib.Path(data_dir, f'{dataset}-{tokenizer}'), None
     if not os.path.isdir(tokenizer):
         sys.exit(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192), nor a folder')
@@ -306,21 +115,19 @@ def find(dataset, tokenizer, data_dir):
 
 def ready_tokenizer(name):
     """The tokenizer of that name; None for a bpe<N>, which has to be trained."""
-    if name == 'byte':
-        return make_tokenizer(name, {})
-    if name.startswith('gpt2'):
-        return make_tokenizer(name, named_ranks(name), end_of_text=50256)   # GPT-2's own
+    if not name.startswith('bpe'):
+        return make_tokenizer(name, named_ranks(name), end_of_text=255 if name == 'byte' else 50256)
     if not 257 < int(name[3:]) <= 2**16:
         sys.exit(f'tokenizer={name}: N must be more than 257 and at most 65536')
 
 
 def load(dataset, tokenizer, data_dir='data'):
-    """The folder and meta.json of a data set, prepared first if it is a known one that isn't there."""
+    """The folder and meta.json of a data set; a known one that isn't there is prepared first."""
     folder, made = find(dataset, tokenizer, data_dir)
     if not (folder / 'meta.json').exists():
         if dataset not in KNOWN:
-            sys.exit(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: python '
-                     f'prepare_wiki.py --input=FILE {shlex.quote(f"--dataset={dataset}")} --tokenizer={tokenizer}')
+            own = command('prepare_wiki.py', input='FILE', dataset=dataset, tokenizer=tokenizer)
+            sys.exit(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: {own}')
         print(f'{folder} is not there yet: preparing it')
         prepare(dataset, tokenizer, data_dir=data_dir)
     again = f'delete {folder} and prepare it again'
@@ -328,7 +135,7 @@ def load(dataset, tokenizer, data_dir='data'):
         meta = json.loads((folder / 'meta.json').read_bytes())
         if meta['format'] != FORMAT:
             sys.exit(f"{folder}: in format {meta['format']}, this code reads {FORMAT}; {again}")
-        if meta.pop('check') != check_of(meta):
+        if meta.pop('check') != hash_of(meta):
             raise ValueError('meta.json has changed since it was written')
         for split, has in meta['splits'].items():
             size, right = (folder / f'{split}.bin').stat().st_size, has['tokens'] * int(meta['dtype'][-1])
@@ -341,6 +148,11 @@ def load(dataset, tokenizer, data_dir='data'):
     return folder, meta
 
 
+def hash_of(meta):
+    """One wrong digit in meta.json would be believed: it has a hash of the rest beside it."""
+    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
+
+
 def check_files(folder, meta):
     """Exit unless the token files and the tokenizer are, bit for bit, those that were written."""
     load_tokenizer(meta['tokenizer'], folder)
@@ -350,7 +162,7 @@ def check_files(folder, meta):
 
 
 def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', source='cohere'):
-    """Write the data set in a folder of another name, which then takes its place: whole or not at all."""
+    """Write the data set in a folder beside it, which then takes its place: whole or not at all."""
     if not 0 <= val_fraction < 0.5:
         sys.exit(f'val_fraction={val_fraction} must be between 0 and 0.5')
     if not input and dataset not in KNOWN:
@@ -363,7 +175,7 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
     if folder.exists() and not (folder / 'meta.json').exists() and any(folder.iterdir()):
         sys.exit(f'{folder}: has files, but no meta.json of a data set; move it away first')
     work = folder.with_name(f'{folder.name}.part')
-    new, old = work / 'new', work / 'old'
+    new, old, wikipedia = work / 'new', work / 'old', dataset == 'simplewiki'
     try:
         with lock(work):
             try:
@@ -371,12 +183,11 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
                 if dataset == 'pydocs':
                     documents, files = pydocs, [dict(file=f'pydocs of Python {sys.version.split()[0]}')]
                 else:
-                    files = download_wikipedia(source, data_dir) if dataset == 'simplewiki' else [
+                    files = download_wikipedia(source, data_dir) if wikipedia else [
                         dict(file=str(file)) | fingerprint(file) for file in input_files(input)]
                     documents = functools.partial(read_files, [pathlib.Path(file['file']) for file in files])
                 shutil.rmtree(new, ignore_errors=True)
                 new.mkdir()
-                wikipedia = dataset == 'simplewiki'
                 write(new, documents, made, tokenizer, val_fraction or (0.01 if wikipedia else 0.05), files, wikipedia)
                 if folder.exists():
                     os.replace(folder, old)
@@ -391,56 +202,64 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
 
 
 def put_back(old, folder):
-    """The old data set, if a process ended after it had been moved away and before the new one came."""
+    """The old data set, if a process ended when it had been moved away for a new one."""
     if old.exists() and not folder.exists():
         os.replace(old, folder)
 
 
 def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
-    """The files of a data set, in an empty folder. Without a tokenizer one is trained on the training split."""
-    progress, left_out = Progress('encoding' if tokenizer else 'reading'), collections.Counter()
+    """The files of a data set, in an empty folder. Without a tokenizer one is trained on train."""
+    progress = Progress('encoding' if tokenizer else 'reading')
+    left_out = collections.Counter()
     texts = clean(documents(progress), wikipedia, left_out)
     held, small = hold(texts)
     if not held:
         sys.exit(f'{files[0]["file"]}: empty, there is no text in it')
-    parts, how = split_small(held, val_fraction) if small else (
-        split_all(itertools.chain(held, texts), val_fraction), BY_HASH)
+    if small:
+        parts, how = split_small(held, val_fraction)
+    else:
+        parts, how = split_all(itertools.chain(held, texts), val_fraction), BY_HASH
     if not tokenizer:
         counts = count_words(text for split, text in parts if split == 'train')
         progress.end(f'{len(counts):,} distinct words in train')
         progress = Progress(f'training {name}')
-        ranks = train_bpe(counts, int(name[3:]) - 1, progress=progress)
+        ranks = train_bpe(counts, int(name[3:]) - 1)
         progress.end(f'{len(ranks):,} tokens and {END}')
         tokenizer = make_tokenizer(name, ranks)
         progress = Progress('encoding')
         if not small:   # the files are read again
             left_out.clear()
             parts = split_all(clean(documents(progress), wikipedia, left_out), val_fraction)
-    spec = save_tokenizer(tokenizer, folder)
-    dtype = 'u1' if tokenizer.n_vocab <= 2**8 else '<u2' if tokenizer.n_vocab <= 2**16 else '<u4'
-    splits = {split: collections.Counter() for split in SPLITS}
-    hashes = {split: hashlib.sha256() for split in SPLITS}
-    for encoded in on_all_cores(functools.partial(encode, tokenizer, dtype), parts):
-        for split, (ids, counts) in encoded.items():
-            splits[split].update(counts)
-            hashes[split].update(ids)
-            with open(folder / f'{split}.bin', 'ab') as out:
-                out.write(ids)
+    dtype = 'u1' if tokenizer.n_vocab <= 256 else '<u2' if tokenizer.n_vocab <= 65536 else '<u4'
+    splits = encode_all(folder, tokenizer, dtype, parts)
     total = sum(splits.values(), collections.Counter())
     progress.end('{documents:,} documents, {bytes:,} bytes, {tokens:,} tokens'.format(**total))
     left_out = {kind: left_out[kind] for kind in ('empty', 'duplicate', 'disambiguation')}
-    print('  left out: ' + ', '.join(f'{n:,} {kind}' for kind, n in left_out.items()))
+    print('  left out: {empty:,} empty, {duplicate:,} duplicate, {disambiguation:,} disambiguation'.format(**left_out))
     print(f'  split: {how}')
     for split, has in splits.items():
-        if not has:
+        if not has['documents']:
             sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more, or shorter, documents')
-        print(f'  {split:5}  {has["documents"]:8,} documents  {has["tokens"]:11,} tokens  {has["bytes"]:11,} bytes')
-        has['sha256'] = hashes[split].hexdigest()
-        with open(folder / f'{split}.bin', 'rb+') as out:
+        print('  {:5}  {documents:8,} documents  {tokens:11,} tokens  {bytes:11,} bytes'.format(split, **has))
+        path = folder / f'{split}.bin'
+        has['sha256'] = fingerprint(path)['sha256']
+        with open(path, 'rb+') as out:
             os.fsync(out.fileno())
-    meta = dict(format=FORMAT, tokenizer=spec, dtype=dtype, split=how, splits=splits, left_out=left_out,
-                files=files, date=datetime.date.today().isoformat())
-    write_whole(folder / 'meta.json', json.dumps(meta | dict(check=check_of(meta)), indent=1).encode())
+    meta = dict(format=FORMAT, tokenizer=save_tokenizer(tokenizer, folder), dtype=dtype, split=how, splits=splits,
+                left_out=left_out, files=files, date=datetime.date.today().isoformat())
+    meta['check'] = hash_of(meta)
+    write_whole(folder / 'meta.json', json.dumps(meta, indent=1).encode())
+
+
+def encode_all(folder, tokenizer, dtype, parts):
+    """Write the token files of parts, (split, text); {split: how much there is}."""
+    splits = {split: collections.Counter() for split in SPLITS}
+    for encoded in on_all_cores(functools.partial(encode, tokenizer, dtype), parts):
+        for split, (ids, counts) in encoded.items():
+            splits[split].update(counts)
+            with open(folder / f'{split}.bin', 'ab') as out:
+                out.write(ids)
+    return splits
 
 
 def hold(texts):
@@ -457,14 +276,18 @@ def hold(texts):
 def encode(tokenizer, dtype, batch):
     """{split: (token ids as bytes, counts)} of a batch of (split, text)."""
     import numpy as np
-    end, encoded, splits = np.array([tokenizer.eot_token], dtype).tobytes(), {}, collections.defaultdict(list)
-    for split, text in batch:
-        splits[split].append(text)
-    for split, texts in splits.items():
-        ids = b''.join(end + tokenizer.encode_to_numpy(text).astype(dtype).tobytes() for text in texts)
-        encoded[split] = ids, dict(
-            documents=len(texts), tokens=len(ids) // len(end), bytes=len(''.join(texts).encode()),
-            chars=sum(map(len, texts)), words=sum(len(text.split()) for text in texts))
+    end, encoded = np.array([tokenizer.eot_token], dtype).tobytes(), {}
+    for split in SPLITS:
+        ids, counts = [], collections.Counter()
+        for text in (text for wanted, text in batch if wanted == split):
+            ids += end, tokenizer.encode_to_numpy(text).astype(dtype).tobytes()
+            counts['documents'] += 1
+            counts['bytes'] += len(text.encode())
+            counts['chars'] += len(text)
+            counts['words'] += len(text.split())
+        ids = b''.join(ids)
+        counts['tokens'] = len(ids) // len(end)
+        encoded[split] = ids, counts
     return encoded
 
 
@@ -494,5 +317,5 @@ if __name__ == '__main__':
         print(f'{folder}: whole')
         sys.exit()
     prepare(dataset, tokenizer, input, val_fraction, data_dir, source)
-    words = [f'--dataset={dataset}', f'--tokenizer={tokenizer}', f'--out_dir=out/{dataset}', f'--data_dir={data_dir}']
-    print(f'next: python train.py {shlex.join(words[:3 + (data_dir != "data")])}')
+    elsewhere = {} if data_dir == 'data' else dict(data_dir=data_dir)
+    print('next:', command('train.py', dataset=dataset, tokenizer=tokenizer, out_dir=f'out/{dataset}', **elsewhere))

@@ -206,7 +206,8 @@ def naive_spelling(model, h, choices):
     rows = []
     for i, (spelled, _) in enumerate(choices):
         row = weights['slices.weight'][16 * i:16 * (i + 1)] @ h.double()
-        rows.append(row + weights['byte_out.weight'][spelled[-1] if spelled else END])
+        before = (*choices[i][0], END)[len(choices[i - 1][0])] if i else END   # what was taken at the fork before
+        rows.append(row + weights['byte_out.weight'][before])
     x = torch.stack(rows)
     for i in range(2):
         w = {name.removeprefix(f'decoder.{i}.'): p for name, p in weights.items()}
@@ -361,7 +362,8 @@ def test_parameters_are_counted_once(tied):
 
 @pytest.mark.parametrize('wrong, named', [
     (dict(n_head=3), 'n_embd=32'), (dict(n_kv_head=3), 'n_head=4'), (dict(n_head=32), '2 [*] n_head=64'),
-    (dict(BYTES, n_byte_head=5), 'n_byte_embd=16'), (dict(BYTES, max_bytes=17), 'max_bytes=17')])
+    (dict(BYTES, n_byte_head=5), 'n_byte_embd=16'), (dict(BYTES, max_bytes=17), 'max_bytes=17'),
+    (dict(ffn='relu'), "ffn='relu'"), (dict(share='all'), "share='all'")])
 def test_an_impossible_shape_is_an_error_that_names_it(wrong, named):
     with pytest.raises(ValueError, match=named):
         Config(**{**TINY, **wrong})

@@ -126,7 +126,7 @@ def test_transformers_cuts_text_as_a_run_does(tmp_path, name):
     ranks = tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400)
     if name == 'sparse':   # ids that begin at 7, with gaps, as gpt2-16 and SmolLM2 have
         ranks = {token: 2 * rank + 7 for token, rank in ranks.items()}
-    _, tokenizer = make_run(tmp_path / 'run', tokenizers.make(name, ranks))
+    _, tokenizer = make_run(tmp_path / 'run', tokenizers.make(name, tokenizers.named_ranks(name) if name == 'byte' else ranks))
     converted(tmp_path, '--out_dir=run', '--to=hf', '--file=hf')
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
     for text in ODD + texts(1000):

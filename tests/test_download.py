@@ -275,9 +275,9 @@ def python(server, folder, code, **kwargs):
     return subprocess.Popen([sys.executable, '-c', f'''
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import download, prepare_wiki
+import documents, download, prepare_wiki
 download.PAUSE = 0.001
-prepare_wiki.SOURCES['cohere'] = ({server.url!r}, {names!r})
+documents.SOURCES['cohere'] = ({server.url!r}, {names!r})
 {code}'''], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8', **kwargs)
 
 

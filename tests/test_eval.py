@@ -125,7 +125,7 @@ def test_context_and_continuation_are_encoded_together(encoding):
             start, rest = eval_mc.encode(encoding, line[:cut], line[cut:])
             assert start == encoding.encode_ordinary(line[:cut].rstrip())
             assert rest == encoding.encode_ordinary(line)[len(start):]
-    space = eval_mc.encode(tokenizers.ByteTokenizer(), 'ab  ', ' c')
+    space = eval_mc.encode(tokenizers.make('byte', tokenizers.named_ranks('byte')), 'ab  ', ' c')
     assert space == ([97, 98], [32, 32, 32, 99])   # a context's last spaces are the continuation's
     assert eval_mc.encode(encoding, '', ' cat') == ([400], encoding.encode_ordinary(' cat'))
 
@@ -133,7 +133,7 @@ def test_context_and_continuation_are_encoded_together(encoding):
 def test_a_choice_that_a_model_cannot_read_is_named():
     model = tiny(vocab_size=256)
     with exits("' xxx", '66 tokens', '1 to 64'):
-        eval_mc.evaluate(model, tokenizers.ByteTokenizer(), [eval_mc.make_item('Q', ['y', 'x' * 65], 0)])
+        eval_mc.evaluate(model, tokenizers.make('byte', tokenizers.named_ranks('byte')), [eval_mc.make_item('Q', ['y', 'x' * 65], 0)])
 
 
 # ---- metrics
@@ -447,7 +447,7 @@ def script(tmp_path, folder, monkeypatch, capsys):
     model = GPT(config).eval()
     (tmp_path / 'out').mkdir()
     torch.save(dict(format=FORMAT, model=model.state_dict(), config=asdict(config), settings={}, idea='', counts=None,
-                    tokenizer=tokenizers.spec_of(tokenizers.ByteTokenizer()), iter=7), tmp_path / 'out/ckpt.pt')
+                    tokenizer=tokenizers.spec_of(tokenizers.make('byte', tokenizers.named_ranks('byte'))), iter=7), tmp_path / 'out/ckpt.pt')
 
     def run(*args):
         flags = ['--out_dir=out', f'--data_dir={folder}', '--device=cpu', '--dtype=float32', *args]
@@ -465,7 +465,7 @@ def test_the_script_scores_every_task_and_keeps_every_log_probability(script, tm
     for task in eval_mc.TASKS:
         kept = json.loads((tmp_path / f'out/mc_{task}.json').read_text())
         items = eval_mc.load(task, folder, limit=1)
-        result, scores = eval_mc.evaluate(model, tokenizers.ByteTokenizer(), items)
+        result, scores = eval_mc.evaluate(model, tokenizers.make('byte', tokenizers.named_ranks('byte')), items)
         assert kept['n'] == len(items) and kept['step'] == 7 and kept['acc'] == result['acc']
         assert [item['right'] for item in kept['items']] == [item.right for item in items]
         assert [item['log_probs'] for item in kept['items']] == scores

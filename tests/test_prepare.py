@@ -14,6 +14,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+import documents
 import prepare_wiki
 import tokenizer
 from helpers import ROOT, fails_in_one_line, run, story
@@ -38,7 +39,7 @@ def mine(tmp_path_factory):
 
 def test_the_files_hold_the_text_document_by_document(mine):
     data, meta, encoding = mine
-    documents = []
+    found = []
     for split, has in meta['splits'].items():
         ids = np.fromfile(data / f'{split}.bin', dtype=meta['dtype']).tolist()
         assert ids[0] == encoding.eot_token and len(ids) == has['tokens']
@@ -52,8 +53,8 @@ def test_the_files_hold_the_text_document_by_document(mine):
         assert len(texts) == has['documents'] and sum(len(text.encode()) for text in texts) == has['bytes']
         assert sum(map(len, texts)) == has['chars'] and sum(len(text.split()) for text in texts) == has['words']
         assert all(prepare_wiki.split_of(text, 0.2) == split for text in texts)
-        documents += texts
-    assert sorted(''.join(documents)) == sorted(story())   # nothing lost, nothing twice
+        found += texts
+    assert sorted(''.join(found)) == sorted(story())   # nothing lost, nothing twice
     assert meta['tokenizer']['max_token_bytes'] <= tokenizer.MAX_BYTES
 
 
@@ -104,7 +105,7 @@ def test_parquet_is_read_and_a_broken_one_is_named(tmp_path):
 def test_without_pyarrow_parquet_fails_in_one_line_before_anything_is_downloaded(tmp_path, monkeypatch):
     (tmp_path / 'a.parquet').touch()
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    monkeypatch.setattr(prepare_wiki, 'download', lambda *args: pytest.fail('downloaded'))
+    monkeypatch.setattr(documents, 'download', lambda *args: pytest.fail('downloaded'))
     for call in (lambda: prepare_wiki.input_files(str(tmp_path)),
                  lambda: prepare_wiki.prepare('simplewiki', 'byte', data_dir=tmp_path, source='wikimedia')):
         with pytest.raises(SystemExit, match='a?.parquet: .*pip install pyarrow'):

@@ -45,16 +45,14 @@ def test_the_merges_are_those_of_the_naive_algorithm(words, max_bytes):
     assert tokenizer.train_bpe(counts, 330, max_bytes) == naive_bpe(counts, 330, max_bytes)
 
 
-def test_a_word_of_any_length_is_trained_on_in_linear_time_and_progress_rises():
-    rng, seconds, shown = random.Random(0), [], []
+def test_a_word_of_any_length_is_trained_on_in_linear_time():
+    rng, seconds = random.Random(0), []
     for n in 75_000, 300_000:
         word = ''.join(chr(0x4e00 + int(min(rng.expovariate(1 / 300), 5000))) for _ in range(n)).encode()
         start = time.process_time()
-        tokenizer.train_bpe({word: 1}, 600, progress=shown.append)
+        tokenizer.train_bpe({word: 1}, 600)
         seconds.append(time.process_time() - start)
     assert seconds[1] < 9 * seconds[0]   # 4 times as many characters; 16 times would be quadratic
-    half = len(shown) // 2
-    assert shown[:half] == sorted(shown[:half]) and 0 < shown[0] < shown[half - 1] <= 1
 
 
 @pytest.fixture(scope='module')
@@ -70,7 +68,7 @@ def test_encoding_equals_tiktokens_own_teaching_encoder(trained):
 
 @pytest.mark.parametrize('name', ['trained', 'byte'])
 def test_any_text_comes_back_even_one_that_looks_like_the_end_of_a_text(trained, name):
-    encoding = trained if name == 'trained' else tokenizer.make('byte', {})
+    encoding = trained if name == 'trained' else tokenizer.make('byte', tokenizer.named_ranks('byte'))
     rng = random.Random(0)
     for _ in range(200):
         text = ''.join(chr(rng.choice([rng.randrange(128), rng.randrange(0x800), rng.randrange(0x10000, 0x110000)]))
@@ -128,8 +126,7 @@ def test_what_is_saved_is_loaded_and_anything_else_is_one_line(trained, tmp_path
                 tokenizer.load(None, tmp_path)
             assert len(str(error.value).splitlines()) == 1 and str(tmp_path) in str(error.value)
         file.write_bytes(whole)
-    tokenizer.save(tokenizer.make('byte', {}), tmp_path)   # in place of the other
-    assert [file.name for file in tmp_path.iterdir()] == ['tokenizer.meta.json']
+    tokenizer.save(tokenizer.make('byte', tokenizer.named_ranks('byte')), tmp_path)   # in place of the other
     assert tokenizer.load(None, tmp_path).name == 'byte'
 
 
