@@ -66,11 +66,10 @@ class Picture:
             self.add('polygon', points=f'{x1:.1f},{y1:.1f} {x1 - dx - dy / 2:.1f},{y1 - dy + dx / 2:.1f} '
                                        f'{x1 - dx + dy / 2:.1f},{y1 - dy - dx / 2:.1f}', fill=colour)
 
-    def save(self, name):
-        head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {self.height}" role="img" '
-                f'font-family="DejaVu Sans, Verdana, Arial, sans-serif" font-weight="600">\n<title>{escape(self.title)}</title>\n')
-        (ROOT / 'assets').mkdir(exist_ok=True)
-        (ROOT / f'assets/{name}.svg').write_text(head + '\n'.join(self.shapes) + '\n</svg>\n', encoding='utf-8')
+    def svg(self):
+        return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {self.height}" role="img" '
+                'font-family="DejaVu Sans, Verdana, Arial, sans-serif" font-weight="600">\n'
+                f'<title>{escape(self.title)}</title>\n' + '\n'.join(self.shapes) + '\n</svg>\n')
 
 
 def pooling(tree, ids):
@@ -87,12 +86,12 @@ def pooling(tree, ids):
         for top, bottom in ('tokens', 'encoder'), ('encoder', 'vectors'), ('vectors', 'core'), ('core', 'states'), (
                 'states', 'decoder'), ('decoder', 'after'):
             picture.line([(middle, rows[top] + 32), (middle, rows[bottom] - 2)], arrow=True)
-        choices = {tree['place'][number].item() for number in tree['choices'][after, :tree['n_choices'][after]]}
+        forks = {tree['place'][number].item() for number in tree['forks'][after, :tree['n_forks'][after]]}
         for row, token, colour in ('tokens', now, BLUE), ('after', after, PURPLE):
             symbols = tree['symbols'][token, :tree['length'][token]].tolist()
             left = middle - (len(symbols) + 0.7) * cell / 2
             for i, symbol in enumerate(symbols):
-                free = row == 'after' and i not in choices
+                free = row == 'after' and i not in forks
                 picture.symbol(left + i * cell, rows[row], symbol, (1.7 if symbol == 256 else 1) * cell - 2, colour=colour,
                                filled=not free, dashed=free)
         picture.box(middle - 22, rows['vectors'], 44, 32, 'C', ORANGE)
@@ -101,7 +100,7 @@ def pooling(tree, ids):
     for row, colour, text in (
             ('encoder', BLUE, 'encoder, inside each token: (n, L) → (n, L, D) → mean → (n, C)'),
             ('core', GREY, 'transformer: each token looks at earlier ones, (B, T, C) → (B, T, C)'),
-            ('decoder', PURPLE, 'decoder, choice after choice: (n, C) → (n, L, D) → (n, L, 257)')):
+            ('decoder', PURPLE, 'decoder, fork after fork: (n, C) → (n, L, D) → (n, L, 257)')):
         picture.box(124, rows[row], x - 130, 40, text, colour, size=17)
     for row, text in dict(tokens='tokens', encoder='spelled in', vectors='vectors', core='thought\nover', states='states',
                           decoder='spelled\nout', after='next\ntokens').items():
@@ -109,7 +108,7 @@ def pooling(tree, ids):
             picture.text(4, rows[row] + 18 + 21 * (i - (len(lines) - 1) / 2), part, 17, anchor='start')
     for y, line in ((492, 'END: the token is complete. Alone it is the end of a text.'),
                     (520, 'Dashed: nothing else can follow, so nothing is computed and nothing charged.'),
-                    (548, 'B texts of T tokens, width C. n tokens, L symbols or choices each, width D.')):
+                    (548, 'B texts of T tokens, width C. n tokens, L symbols or forks each, width D.')):
         picture.text(130, y, line, 17, anchor='start')
     return picture
 
@@ -117,7 +116,7 @@ def pooling(tree, ids):
 def tree_of_choices(tree, token, shown=4):
     """How one token is spelled: at each place, which symbols may follow, and how often they did in the training text."""
     symbols = tree['symbols'][token, :tree['length'][token]].tolist()
-    numbers = tree['choices'][token, :tree['n_choices'][token]]
+    numbers = tree['forks'][token, :tree['n_forks'][token]]
     at = {tree['place'][number].item(): number for number in numbers}
     wide, total, free = min(112.0, 1010 / len(symbols)), 0.0, 0
     picture = Picture(400, 'The tree of choices of one token')
@@ -146,7 +145,7 @@ def tree_of_choices(tree, token, shown=4):
                 picture.text(x + wide / 2 - 14, 322, f'+ {len(others) - shown + 1}', 16)
         if place + 1 < len(symbols):
             picture.line([(x + wide - 26, 85), (x + wide - 3, 85)], arrow=True)
-    picture.text(5, 358, f'{len(at)} choices, and {free} symbols that follow by themselves. By how often each way was taken in the', 17, anchor='start')
+    picture.text(5, 358, f'{len(at)} forks, and {free} symbols that follow by themselves. By how often each way was taken in the', 17, anchor='start')
     picture.text(5, 382, f'training text, this token costs {total:.1f} bits. The network moves the shares; it never adds a way.', 17,
                  anchor='start')
     return picture
@@ -298,7 +297,8 @@ def main():
         sys.exit(f'only={only} is none of {", ".join(pictures)}')
     for name, draw in pictures.items():
         if only in ('', name):
-            draw().save(name)
+            (ROOT / 'assets').mkdir(exist_ok=True)
+            (ROOT / f'assets/{name}.svg').write_text(draw().svg(), encoding='utf-8')
             print(f'assets/{name}.svg')
 
 
