@@ -18,10 +18,10 @@ train_tokens = 0               # of each data set, train on its first so many on
 # model
 block_size = 256               # context, in tokens
 n_layer = 4                    # blocks of attention and feed-forward
-n_head = 6                     # attention heads
-n_kv_head = 6                  # key/value heads; fewer than n_head is grouped-query attention
-n_embd = 192                   # width
-d_ff = 576                     # width of the feed-forward
+n_head = 4                     # attention heads
+n_kv_head = 4                  # key/value heads; fewer than n_head is grouped-query attention
+n_embd = 128                   # width
+d_ff = 384                     # width of the feed-forward
 ffn = 'swiglu'                 # swiglu or gelu
 tie_embeddings = True          # one table for input and output
 output_bias = False            # one for each token, which starts at the log of how often it occurs in the training text
@@ -39,7 +39,7 @@ idea = ''                      # of ideas/<idea>.py, whose own settings --help t
 # training
 init_from = 'scratch'          # scratch; resume: go on from out_dir/ckpt.pt; or a run's folder: start from its weights,
                                # with lora_rank train adapters to them alone
-max_iters = 500                # steps of the optimizer
+max_iters = 600                # steps of the optimizer
 batch_size = 8                 # blocks in a forward pass
 grad_accum = 1                 # forward passes in a step, over all processes
 optimizer = 'muon'             # muon (hidden matrices; AdamW for the rest) or adamw
@@ -56,7 +56,7 @@ dropout: float | list = 0.0    # p, or [(step, p), ...] with straight lines betw
 ema = 0.0                      # evaluate and keep an average of the weights over about 1/(1 - ema) steps; 0 is none
 seed = 1337                    # of the weights, the data order and dropout
 # watching
-eval_interval = 100            # steps from one held-out evaluation and checkpoint to the next
+eval_interval = 200            # steps from one held-out evaluation and checkpoint to the next
 eval_tokens = 2**20            # most tokens of an evaluation, of each data set; the final figure is of the whole split
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure

@@ -37,7 +37,7 @@ def work():
         if job == 'tiktoken':
             documents = list(prepare_wiki.read_files(prepare_wiki.input_files(text), lambda done: None))
             start, cpu, n = time.perf_counter(), time.process_time(), len(os.sched_getaffinity(0))
-            encoding.encoding.encode_ordinary_batch(documents, num_threads=n)
+            encoding.encode_ordinary_batch(documents, num_threads=n)
             size = sum(len(document.encode()) for document in documents)
         else:
             with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ class Watch(TorchDispatchMode):
 
 
 def model_of(changes):
-    bytes_ = tokenizer.ByteTokenizer()
+    bytes_ = tokenizer.make('byte', tokenizer.named_ranks('byte'))
     return run.build_model(Config(**SMALL, **changes), tokenizer.spelling(bytes_), torch.ones(256)), bytes_
 
 

@@ -1,0 +1,80 @@
+"""
+Distillation: a small model learns from a trained one's probabilities, not only from which token came.
+
+The token that came is one draw; a teacher says how likely all others were. The student's loss mixes both:
+    loss = (1 - a) * -log p(token) + a * -sum_v q_v log p_v     q: the teacher's, p: the student's  (arXiv 1503.02531)
+The sum is the divergence of p from q, plus q's entropy, which no student can change. A table sums over all V tokens;
+byte pooling, for 257 numbers, over the symbols at each choice on the way to the token that came.
+
+Changes: the loss in training, and the teacher's forward pass. The run that it makes is a plain one that needs no teacher.
+Try:     python train.py config/quick_byte.py --idea=distillation --teacher=out/quick_byte --out_dir=out/student
+Took:    NOT MEASURED YET (minutes beside the plain model's: docs/study.py --study=ideas)
+Result:  NOT MEASURED YET (bits per byte beside the plain model's and the teacher's, three seeds)
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+import model
+import run
+
+
+@dataclass
+class Config(model.Config):
+    teacher: str = ''            # folder of a run with the same tokenizer; none is off
+    teacher_share: float = 0.5   # of the loss, what comes from the teacher's probabilities
+
+
+def mixed_loss(mine, theirs, targets, share):
+    """(N, n) logits, (N, n) the teacher's, (N) what came -> (N) nats."""
+    log_p, q = mine.float().log_softmax(-1), theirs.float().softmax(-1)
+    expected = -(q * log_p.masked_fill(q == 0, 0)).sum(-1)              # what is impossible for both counts nothing
+    return torch.lerp(F.nll_loss(log_p, targets, reduction='none'), expected, share)
+
+
+class StudentTable(model.TokenTable):
+    teacher = None   # [the teacher]; in a list, it is no part of the student
+
+    def nll_of_rows(self, h, targets):
+        if not (self.training and self.teacher):
+            return super().nll_of_rows(h, targets)
+        mine, theirs = h.tensor_split([self.head.in_features], dim=-1)
+        return mixed_loss(self.head(mine), self.teacher[0].tokens.head(theirs), targets, self.share)
+
+
+class StudentBytes(model.BytePool):
+    teacher = None
+
+    def nll_of_choices(self, h, choices, chosen):
+        if not (self.training and self.teacher):
+            return super().nll_of_choices(h, choices, chosen)
+        mine, theirs = h.tensor_split([self.slices.in_features], dim=-1)
+        logits = self.decode(mine, choices), self.teacher[0].tokens.decode(theirs, choices)      # 2 x (n, L, 257)
+        return mixed_loss(*(x.flatten(0, 1) for x in logits), chosen.flatten(), self.share).view(choices.shape)
+
+
+class GPT(model.GPT):
+
+    def make_tokens(self):
+        tokens = (StudentBytes if self.config.embedding == 'byte_pool' else StudentTable)(self.config)
+        tokens.share = self.config.teacher_share
+        return tokens
+
+    def forward(self, idx, targets):
+        if not (self.training and self.config.teacher):
+            return super().forward(idx, targets)
+        if not self.tokens.teacher:
+            self.tokens.teacher = [self.load_teacher(idx, targets)]
+        with torch.no_grad():
+            theirs = self.tokens.teacher[0].hidden(idx)
+        return self.tokens.nll(torch.cat((self.hidden(idx), theirs), dim=-1), targets)   # both, side by side
+
+    @torch.no_grad()
+    def load_teacher(self, idx, targets):
+        teacher = run.load_run(self.config.teacher, idx.device)[0].requires_grad_(False)
+        same = all(getattr(self.config, name) == getattr(teacher.config, name) for name in ('embedding', 'vocab_size'))
+        if not same or teacher(idx, targets).mean() > math.log(self.config.vocab_size):
+            raise SystemExit(f'teacher={self.config.teacher} must have the same embedding and tokenizer')
+        return teacher
