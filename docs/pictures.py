@@ -265,33 +265,41 @@ def schedules(along, learning_rate_factor):
     return picture
 
 
+def config(name=''):
+    """The model's shape that train.py has, or that a config file makes of it."""
+    import train
+    from model import Config
+    files = [f'config/{name}.py'] if name else []
+    settings = configure(dict(vars(train)), argv=files)[0]
+    shape = {field: value for field, value in settings.items() if field in Config.__dataclass_fields__}
+    return Config(vocab_size={'bpe4096': 4096, 'bpe8192': 8192}.get(settings['tokenizer'], 50257), **shape)
+
+
+def sizes():
+    """{config: {part: parameters}} of the six, a table and byte pooling at each size."""
+    import torch
+    from model import GPT
+    names = [f'{kind}_{size}' for size in ('10m', '50m', '100m') for kind in ('tiny', 'byte')]
+    with torch.device('meta'):   # shapes without numbers
+        return {name: GPT(config(name)).count_parameters() for name in names}
+
+
 def main():
     import numpy as np
     import torch
     import prepare_wiki
     import tokenizer as tokenizers
     import train
-    from model import GPT, Config, grow_tree
+    from model import grow_tree
 
     folder, meta = prepare_wiki.load('pydocs', 'bpe4096', ROOT / 'data')
     encoding = tokenizers.load(meta['tokenizer'], folder)
     counts = np.bincount(np.fromfile(folder / 'train.bin', meta['dtype']), minlength=encoding.n_vocab)
     tree = grow_tree(tokenizers.spelling(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
-
-    def config(*files):
-        settings = configure(dict(vars(train)), argv=[f'config/{file}.py' for file in files])[0]
-        shape = {name: value for name, value in settings.items() if name in Config.__dataclass_fields__}
-        return Config(vocab_size={'bpe4096': 4096, 'bpe8192': 8192}.get(settings['tokenizer'], 50257), **shape)
-
-    rows = {}
-    for size in '10m', '50m', '100m':
-        for kind in 'tiny', 'byte':
-            with torch.device('meta'):   # shapes without numbers
-                rows[f'{kind}_{size}'] = GPT(config(f'{kind}_{size}')).count_parameters()
     pictures = dict(
         pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),
         tree=lambda: tree_of_choices(tree, encoding.encode_ordinary(WORD)[0]),
-        transformer=lambda: transformer(config()), parameters=lambda: parameters(rows),
+        transformer=lambda: transformer(config()), parameters=lambda: parameters(sizes()),
         schedules=lambda: schedules(train.along, train.learning_rate_factor))
     if only and only not in pictures:
         sys.exit(f'only={only} is none of {", ".join(pictures)}')
