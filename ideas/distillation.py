@@ -4,7 +4,7 @@ Distillation: a small model learns from a trained one's probabilities, not only 
 The token that came is one draw; a teacher says how likely all others were. The student's loss mixes both:
     loss = (1 - a) * -log p(token) + a * -sum_v q_v log p_v     q: the teacher's, p: the student's  (arXiv 1503.02531)
 The sum is the divergence of p from q, plus q's entropy, which no student can change. A table sums over all V tokens;
-byte pooling, for 257 numbers, over the symbols at each choice on the way to the token that came.
+byte pooling, for 257 numbers, over the symbols at each fork on the way to the token that came.
 
 Changes: the loss in training, and the teacher's forward pass. The run that it makes is a plain one that needs no teacher.
 Try:     python train.py config/quick_byte.py --idea=distillation --teacher=out/quick_byte --out_dir=out/student
@@ -47,12 +47,13 @@ class StudentTable(model.TokenTable):
 class StudentBytes(model.BytePool):
     teacher = None
 
-    def nll_of_choices(self, h, choices, chosen):
+    def nll_of_forks(self, h, tokens, L):
         if not (self.training and self.teacher):
-            return super().nll_of_choices(h, choices, chosen)
+            return super().nll_of_forks(h, tokens, L)
         mine, theirs = h.tensor_split([self.slices.in_features], dim=-1)
-        logits = self.decode(mine, choices), self.teacher[0].tokens.decode(theirs, choices)      # 2 x (n, L, 257)
-        return mixed_loss(*(x.flatten(0, 1) for x in logits), chosen.flatten(), self.share).view(choices.shape)
+        logits = self.decode(mine, tokens, L), self.teacher[0].tokens.decode(theirs, tokens, L)  # 2 x (n, L, 257)
+        taken = self.taken[tokens, :L]                                  # (n, L)
+        return mixed_loss(*(x.flatten(0, 1) for x in logits), taken.flatten(), self.share).view(taken.shape)
 
 
 class GPT(model.GPT):
