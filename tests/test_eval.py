@@ -447,8 +447,9 @@ def script(tmp_path, folder, monkeypatch, capsys):
     torch.manual_seed(0)
     model = GPT(config).eval()
     (tmp_path / 'out').mkdir()
+    spec = tokenizers.save(tokenizers.make('byte', tokenizers.named_ranks('byte')), tmp_path / 'out')
     torch.save(dict(format=FORMAT, model=model.state_dict(), config=asdict(config), settings={}, idea='', counts=None,
-                    tokenizer=tokenizers.spec_of(tokenizers.make('byte', tokenizers.named_ranks('byte'))), iter=7), tmp_path / 'out/ckpt.pt')
+                    tokenizer=spec, iter=7), tmp_path / 'out/ckpt.pt')
 
     def run(*args):
         flags = ['--out_dir=out', f'--data_dir={folder}', '--device=cpu', '--dtype=float32', *args]
