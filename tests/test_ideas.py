@@ -96,6 +96,18 @@ def test_states_after_cached_tokens_equal_those_of_reading_all_at_once(idea, kin
         torch.testing.assert_close(torch.cat(pieces, dim=1), model.hidden(text[rows]), atol=1e-4, rtol=0)
 
 
+@both_kinds
+@every_idea
+def test_a_model_that_is_laid_out_for_generation_writes_the_same(idea, kind):
+    texts = []
+    for dtype in (None, 'float32', 'int8'):
+        model = tiny(idea, **ON[idea], **kind)
+        if dtype:
+            run.prepare_to_generate(model, dtype, torch.device('cpu'))
+        texts.append(torch.stack(list(model.generate(tokens(1, 7), 12, temperature=0))))
+    assert torch.equal(texts[0], texts[1]) and texts[2].shape == texts[0].shape
+
+
 @every_idea
 def test_every_parameter_learns_and_a_copy_of_the_model_is_independent_of_it(idea):
     model = tiny(idea, **ON[idea], n_layer=4).train()
