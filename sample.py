@@ -38,6 +38,7 @@ from html import escape
 
 import torch
 
+import fast
 import run
 import tokenizer as tokenizers
 
@@ -132,7 +133,7 @@ samples, ended = [text] * num_samples, [False] * num_samples
 start, n = time.monotonic(), 0
 print(text, end='', flush=True)
 with autocast:   # which keeps the matrices that it has rounded
-    run.prepare_to_generate(model, dtype, device)
+    fast.prepare_to_generate(model, dtype, device)
     for tokens in model.generate(idx, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                                  generator=generator):
         n += 1

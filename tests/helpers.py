@@ -50,7 +50,8 @@ def run(cwd, script, *args, input='', first=list, after=None, send=signal.SIGKIL
         if process.is_alive():
             os.kill(process.pid, send)
             process.join()
-        return process.exitcode, *((files / name).read_text(encoding='utf-8') for name in ('out', 'err'))
+        # as bytes: reading text would turn the carriage return after a line of progress into a line's end
+        return process.exitcode, *((files / name).read_bytes().decode() for name in ('out', 'err'))
 
 
 def fails_in_one_line(result, *words):

@@ -268,7 +268,7 @@ def test_questions_are_answered_on_the_way_as_eval_mc_answers_them(trained):
 
 
 def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained, tmp_path):
-    for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'documents.py', 'configurator.py', 'download.py'):
+    for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'held_out.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'documents.py', 'configurator.py', 'download.py'):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / 'docs').mkdir()
     study = (ROOT / 'docs/study.py').read_text(encoding='utf-8')
