@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import model as plain
+import fast
 import run
 from test_model import BYTES, COUNTS, SPELLING, TINY, tokens
 
@@ -103,7 +104,7 @@ def test_a_model_that_is_laid_out_for_generation_writes_the_same(idea, kind):
     for dtype in (None, 'float32', 'int8'):
         model = tiny(idea, **ON[idea], **kind)
         if dtype:
-            run.prepare_to_generate(model, dtype, torch.device('cpu'))
+            fast.prepare_to_generate(model, dtype, torch.device('cpu'))
         texts.append(torch.stack(list(model.generate(tokens(1, 7), 12, temperature=0))))
     assert torch.equal(texts[0], texts[1]) and texts[2].shape == texts[0].shape
 
