@@ -132,11 +132,10 @@ def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_s
     """Linear warmup; then from 1 to final_lr as half a cosine, or level and then a line (wsd)."""
     if it < warmup_iters:
         return (it + 1) / (warmup_iters + 1)
+    done = (it - warmup_iters) / max(1, max_iters - warmup_iters)
+    height = (1 + math.cos(math.pi * done)) / 2
     if schedule == 'wsd':
         height = min(1, (max_iters - it) / (decay_share * max_iters + 1))
-    else:
-        done = (it - warmup_iters) / max(1, max_iters - warmup_iters)
-        height = (1 + math.cos(math.pi * done)) / 2
     return final_lr + (1 - final_lr) * height
 
 
@@ -223,9 +222,9 @@ if __name__ == '__main__':
     shares_of_steps = along(share_points, np.arange(max_iters))               # (sets, steps)
     average = (shares_of_steps / shares_of_steps.sum(axis=0)).mean(axis=1)
     bytes_per_token = 0.0
-    for share_of_set, (_, meta) in zip(average, sets):
-        train_split = meta['splits']['train']
-        bytes_per_token += share_of_set * train_split['bytes'] / train_split['tokens']
+    for share_of_set, (_, about) in zip(average, sets):
+        text = about['splits']['train']
+        bytes_per_token += share_of_set * text['bytes'] / text['tokens']
 
     # model
     torch.manual_seed(seed)
@@ -277,7 +276,7 @@ if __name__ == '__main__':
     with autocast:
         bfloat16 = torch.is_autocast_enabled(device.type)
     optimizers = muon.make_optimizers(model, optimizer, learning_rate, muon_lr, weight_decay, beta2,
-                                 torch.bfloat16 if bfloat16 else torch.float32)
+                                      torch.bfloat16 if bfloat16 else torch.float32)
     torch.manual_seed(seed + rank)   # each process drops units of its own
     it, best, seconds = 0, math.inf, 0.0
     since = dict(it=0, loss=torch.zeros((), device=device))   # of the steps since the last line
@@ -315,7 +314,9 @@ if __name__ == '__main__':
     say(f"data: {', '.join(str(folder) for folder, _ in sets)}: {n_train:,} tokens of "
         f'{bytes_per_token:.2f} bytes; {max_iters} steps of {step_tokens:,} tokens are '
         f'{max_iters * step_tokens / n_train:.1f} epochs')
-    say(f'a model that knows nothing has a loss of ln V = {math.log(config.vocab_size):.3f}')
+    if init_from == 'scratch' and config.embedding == 'table' and not config.output_bias:
+        say(f'the first loss is that of a model that knows nothing: each of {config.vocab_size:,} '
+            f'tokens is as likely, ln V = {math.log(config.vocab_size):.3f}')
     questions = []   # for multiple choice on the way
     if eval_mc and rank == 0:
         import eval_mc as multiple_choice

@@ -89,8 +89,10 @@ def test_every_command_names_files_and_settings_that_exist():
         text = page.read_text(encoding='utf-8')
         for script, arguments in re.findall(r'python (\w+/?\w*\.py)([^\n`#]*)', text):
             source = (ROOT / script).read_text(encoding='utf-8')
+            for idea in re.findall(r'--idea=(\w+)', arguments):   # whose Config has settings, too; `mine` is the reader's
+                source += (ROOT / f'ideas/{idea}.py').read_text(encoding='utf-8') if idea != 'mine' else ''
             for name in re.findall(r'--(\w+)=', arguments):
-                assert re.search(rf'^{name}_?(:.*)? = ', source, re.M), (page.name, script, name)
+                assert re.search(rf'^ *{name}_?(:.*)? = ', source, re.M), (page.name, script, name)
             for file in re.findall(r'config/\w+\.py', arguments):
                 assert (ROOT / file).exists(), (page.name, file)
 
@@ -111,7 +113,7 @@ def test_the_notebook_runs_cell_by_cell(tmp_path, monkeypatch):
     clone = copy(tmp_path / 'nanoSTLM')
     (clone / 'mine.txt').write_text(story(), encoding='utf-8')
     assert run(clone, 'prepare_wiki.py', '--input=mine.txt', '--dataset=mine', '--tokenizer=bpe300')[0] == 0
-    short = ' '.join([*SMALL, '--dataset=mine', '--tokenizer=bpe300', '--n_head=4'])
+    short = ' '.join([*SMALL, '--dataset=mine', '--tokenizer=bpe300', '--n_head=4', '--block_size=64'])
     monkeypatch.chdir(clone / 'docs')
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     monkeypatch.setattr(sys, 'path', sys.path[:])
