@@ -83,8 +83,9 @@ def check_5():
 
 
 def check_6():
-    """One head of keys and values for six of queries."""
-    assert of_train()['attention'] == 4 * (2 * 192 * 192 + 2 * 192 * 32), 'the keys are not of one head'
+    """One head of keys and values for all of queries."""
+    C, K = train.n_embd, train.n_embd // train.n_head
+    assert of_train()['attention'] == train.n_layer * (2 * C * C + 2 * C * K), 'the keys are not of one head'
 
 
 def check_7():
@@ -97,19 +98,19 @@ def check_7():
 def check_8():
     """One feed-forward for all layers, with adapters."""
     parts = of_train()
-    assert parts['feed-forward'] == 3 * 192 * 576 and parts.get('LoRA', 0) > 0, parts
+    assert parts['feed-forward'] == 3 * train.n_embd * train.d_ff and parts.get('LoRA', 0) > 0, parts
 
 
 def check_9():
     """Two tables."""
-    assert of_train()['token tables'] == 2 * 4096 * 192, of_train()
+    assert of_train()['token tables'] == 2 * 4096 * train.n_embd, of_train()
 
 
 def check_10():
     """Dropout only in the last third."""
     points = train.dropout if isinstance(train.dropout, list) else [(0, train.dropout)]
-    early, late = (float(train.along(points, it).item()) for it in (300, 450))
-    assert early == 0 < late, f'dropout is {early} at step 300 and {late} at step 450'
+    early, late = (float(train.along(points, it).item()) for it in (350, 590))
+    assert early == 0 < late, f'dropout is {early} at step 350 and {late} at step 590'
 
 
 def check_11():

@@ -22,7 +22,7 @@ if __name__ == '__main__':
 
 SENTENCE = 'It returns a new list.'
 WORD = ' returns'
-GREY, BLUE, ORANGE, PURPLE = '#767c85', '#2f74c0', '#b8560f', '#9055c4'   # tests/test_docs.py checks their contrast
+GREY, BLUE, ORANGE, PURPLE = '#767c85', '#3a7dc8', '#c2600f', '#9a60cc'   # tests/test_docs.py checks their contrast
 
 
 class Picture:

@@ -33,7 +33,8 @@ signal.signal(signal.SIGINT, lambda *_: None)   # Ctrl-C is train.py's, which sa
 
 # embedding: 450 steps of about 9 kB of text, whatever the tokenizer, with about 1.1 kB of context; the others: 200
 # steps. 4 layers of width 192. A run that two studies name is run once. All start from how often each token occurs.
-SMALL = dict(max_iters=450, eval_interval=50, eval_tokens=32768, log_interval=50)
+SMALL = dict(max_iters=450, eval_interval=50, eval_tokens=32768, log_interval=50,
+             n_layer=4, n_head=6, n_kv_head=6, n_embd=192, d_ff=576, n_byte_embd=128, n_byte_head=4, batch_size=8)
 TABLE = SMALL | dict(output_bias=True)
 GPT2, BPE = TABLE | dict(tokenizer='gpt2-16', block_size=256), TABLE | dict(tokenizer='bpe8192', block_size=308)
 POOL = SMALL | dict(tokenizer='gpt2-16', block_size=256, embedding='byte_pool')

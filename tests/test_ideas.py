@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import model as plain
+import fast
 import run
 from test_model import BYTES, COUNTS, SPELLING, TINY, tokens
 
@@ -94,6 +95,18 @@ def test_states_after_cached_tokens_equal_those_of_reading_all_at_once(idea, kin
         caches = [plain.LayerCache(50) for _ in model.blocks]
         pieces = [model.hidden(piece, caches) for piece in text[rows].split([20, 1, 1, 7, 1, 20], dim=1)]
         torch.testing.assert_close(torch.cat(pieces, dim=1), model.hidden(text[rows]), atol=1e-4, rtol=0)
+
+
+@both_kinds
+@every_idea
+def test_a_model_that_is_laid_out_for_generation_writes_the_same(idea, kind):
+    texts = []
+    for dtype in (None, 'float32', 'int8'):
+        model = tiny(idea, **ON[idea], **kind)
+        if dtype:
+            fast.prepare_to_generate(model, dtype, torch.device('cpu'))
+        texts.append(torch.stack(list(model.generate(tokens(1, 7), 12, temperature=0))))
+    assert torch.equal(texts[0], texts[1]) and texts[2].shape == texts[0].shape
 
 
 @every_idea
