@@ -130,8 +130,8 @@ def restore_model(checkpoint, spelling, path, lora_rank=0):
 
 def newest_checkpoint(out_dir):
     """Of a run's folder best.pt, else ckpt.pt."""
-    folder = pathlib.Path(out_dir)
-    return folder / ('ckpt.pt' if (folder / 'ckpt.pt').exists() and not (folder / 'best.pt').exists() else 'best.pt')
+    best, last = pathlib.Path(out_dir) / 'best.pt', pathlib.Path(out_dir) / 'ckpt.pt'
+    return last if last.exists() and not best.exists() else best
 
 
 def load_run(out_dir, device='cpu'):
