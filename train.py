@@ -458,7 +458,7 @@ if __name__ == '__main__':
         text = b''.join(spelling[i] for i in held[:2**21])
         gzip, xz = compressors(seen, text)
         say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {gzip:.3f} for the same text')
-        say(f'and xz {xz:.3f} after {len(seen) / 1e6:.1f} MB of the training text, the fairer comparison')
+        say(f'and xz {xz:.3f} after it has read the training text, the fairer comparison')
         result = so_far() | dict(val_bpb=bpb, best_bpb=best, flops_per_token=flops, parameters=parts,
                                  settings=settings, machine=machine, peak_memory=run.peak_memory(device))
         # that it is there means: finished
