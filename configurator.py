@@ -19,56 +19,65 @@ import traceback
 import types
 
 LARGEST = 10**11   # of a number that makes sense as a setting
+FIRST = os.environ.get('RANK', '0') == '0'   # of the processes that torchrun starts; it speaks for all
 
 
 def configure(namespace, at_least={}, one_of={}, argv=None):
-    """at_least {number: 'names'} and one_of {name: 'values'} are checked. A setting called idea brings more: the fields
-    of the class Config in ideas/<idea>.py, if it has one."""
+    """at_least {number: 'names'} and one_of {name: 'values'} are checked. A setting called idea
+    brings more: the fields of the class Config in ideas/<idea>.py, if it has one."""
     sys.excepthook = one_line
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):   # a terminal keeps its encoding; a letter that it lacks is no error
-            stream.reconfigure(encoding=None if stream.isatty() else 'utf-8', errors='backslashreplace')
+        if hasattr(stream, 'reconfigure'):   # a letter that a terminal lacks is no error
+            encoding = None if stream.isatty() else 'utf-8'
+            stream.reconfigure(encoding=encoding, errors='backslashreplace')
     script = pathlib.Path(namespace['__file__'])
     argv = sys.argv[1:] if argv is None else argv
-    known, given = {}, []             # {name: (default, comment, types)}
-    for name, (_, *about) in read_settings(script).items():
-        known[name] = namespace[name], *about
-    settings = {name: namespace[name] for name in known}
+    about = read_settings(script)   # {name: (default, comment, types)}
+    settings = {name: namespace[name] for name in about}
+    given = []
 
     def put(name, value, where):
-        name += '_' * (f'{name}_' in settings)   # from_ is the flag --from, which Python keeps for itself
+        if f'{name}_' in settings:   # the setting from_ is the flag --from, which Python keeps for itself
+            name += '_'
         if name not in settings:
             near = difflib.get_close_matches(name, settings, 1, cutoff=0)[0]
             fail(f'{where}: no setting is called {name}; did you mean {near}? All: {script.name} --help')
-        settings[name] = convert(value, known[name][2] or [type(known[name][0])], f'{where}: {name}')
+        kinds = about[name][2] or [type(settings[name])]
+        settings[name] = convert(value, kinds, f'{where}: {name}')
         given.append(name)
         if name == 'idea' and value:
-            if not (path := script.parent / f'ideas/{value}.py').is_file() or not value.isidentifier():
-                there = sorted(file.stem for file in path.parent.glob('[!_]*.py'))
-                fail(f'idea={value}: there is no ideas/{value}.py, but there are: {", ".join(there) or "none"}')
-            known.update(read_settings(path, 'Config'))
-            settings.update({name: known[name][0] for name in known if name not in settings})
+            about.update(settings_of_idea(script.parent, value))
+            for more in about:
+                settings.setdefault(more, about[more][0])
 
-    for arg in sorted(argv, key=lambda arg: not arg.startswith('--idea=')):   # first, for it brings settings
-        name, equals, text = arg.removeprefix('--').partition('=')
+    for arg in sorted(argv, key=lambda arg: not arg.startswith('--idea=')):   # it brings settings
         if arg in ('-h', '--help'):
             continue
         if not arg.startswith('--'):
             for name, value in run_file(arg, settings, script.parent).items():
                 put(name, value, arg)
-        elif not equals:
+            continue
+        name, equals, text = arg.removeprefix('--').partition('=')
+        if not equals:
             fail(f'{arg}: a flag needs a value: {arg}=VALUE (all flags: {script.name} --help)')
-        else:
-            put(name.replace('-', '_'), text, arg)
-    if {'-h', '--help'} & {*argv}:
+        put(name.replace('-', '_'), text, arg)
+
+    if '-h' in argv or '--help' in argv:
         print(namespace['__doc__'].strip() + '\n\nsettings, with their defaults:')
-        for name, (default, comment, _) in known.items():
-            print(f'  --{name.rstrip("_")}={default!r}'.ljust(36) + f'  {comment}')
+        for name, (default, comment, _) in about.items():
+            flag = f"--{name.rstrip('_')}={namespace.get(name, default)!r}"
+            print(f'  {flag:34}  {comment}')
         sys.exit()
-    least = {name: number for number, names in at_least.items() for name in names.split()}
+    least = {}
+    for number, names in at_least.items():
+        for name in names.split():
+            least[name] = number
     for name, value in settings.items():
-        if type(value) in (int, float) and not least.get(name, -LARGEST) <= value <= LARGEST:
-            fail(f'{name}={value} must be at ' + (f'most {LARGEST:,}' if value > 0 else f'least {least.get(name, 0)}'))
+        if type(value) in (int, float):
+            if value > LARGEST:
+                fail(f'{name}={value} must be at most {LARGEST:,}')
+            if not value >= least.get(name, -LARGEST):   # nan is neither
+                fail(f'{name}={value} must be at least {least.get(name, -LARGEST):,}')
         if name in one_of and value not in one_of[name].split():
             fail(f"{name}={value} must be one of: {', '.join(one_of[name].split())}")
     namespace.update(settings)
@@ -76,8 +85,8 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
 
 
 def fail(message):
-    """End with one line; of the processes that torchrun starts, the first one says it for all."""
-    sys.exit(1 if int(os.environ.get('RANK', 0)) else ' '.join(str(message).split()))
+    """End with one line."""
+    sys.exit(' '.join(str(message).split()) if FIRST else 1)
 
 
 def one_line(kind, error, trace):
@@ -101,45 +110,66 @@ def command(script, **flags):
 
 
 def read_settings(path, inside=''):
-    """{name: (default, comment, types)} of the assignments above a script's call of configure(), or inside of a class.
-    The types are those of an annotation, as float | list, and none without one."""
-    source, found = path.read_text(encoding='utf-8'), {}
-    nodes = ast.parse(source).body
+    """{name: (default, comment, types)} of the assignments above a script's call of configure(),
+    or in a class. The types are those of an annotation, as float | list, and none without one."""
+    source = path.read_text(encoding='utf-8')
+    lines, nodes = source.splitlines(), ast.parse(source).body
     if inside:
         nodes = [line for node in nodes if getattr(node, 'name', '') == inside for line in node.body]
+    found = {}
     for node in nodes:
-        if 'configure' in (getattr(child, 'id', '') for child in ast.walk(node)):
+        if 'configure(' in ast.unparse(node):
             break
-        if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
-            comment = source.splitlines()[node.end_lineno - 1].encode()[node.end_col_offset:].decode().strip(' #')
-            parts = ast.walk(node.annotation) if isinstance(node, ast.AnnAssign) else ()
-            kinds = [getattr(builtins, part.id) for part in parts if isinstance(part, ast.Name)]
-            found[name] = literal(ast.unparse(node.value)), comment, kinds
+        if isinstance(node, ast.Assign):
+            name, kinds = node.targets[0].id, []
+        elif isinstance(node, ast.AnnAssign):
+            name, kinds = node.target.id, ast.unparse(node.annotation).split(' | ')
+        else:
+            continue
+        comment = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()
+        kinds = [getattr(builtins, kind) for kind in kinds]
+        found[name] = literal(ast.unparse(node.value)), comment.strip(' #'), kinds
     return found
 
 
+def settings_of_idea(folder, idea):
+    path = folder / f'ideas/{idea}.py'
+    if not idea.isidentifier() or not path.is_file():
+        there = sorted(file.stem for file in path.parent.glob('[!_]*.py'))
+        fail(f'idea={idea}: there is no ideas/{idea}.py, but there are: {", ".join(there) or "none"}')
+    return read_settings(path, 'Config')
+
+
 def run_file(path, settings, script_folder):
-    """{name: value} of what a config file sets, in whatever way: what differs afterwards, and what it assigns itself.
-    It sees the settings; _underscored names are its own."""
-    file = next((f for f in (pathlib.Path(path), script_folder / path) if f.is_file()), None)
-    if not file:
+    """{name: value} of what a config file sets, in whatever way: what differs afterwards, and what
+    it assigns itself. It sees the settings; _underscored names are its own."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        file = script_folder / path
+    if not file.is_file():
         fail(f'{path}: no such config file (a setting is --name=value)')
     names = dict(settings)
     try:
         source = file.read_text(encoding='utf-8-sig')   # a BOM is no error
         exec(compile(source, path, 'exec'), names)
     except Exception as error:
-        lines = [f', line {at.lineno}' for at in traceback.extract_tb(error.__traceback__) if at.filename == path]
+        trace = traceback.extract_tb(error.__traceback__)
+        lines = [f', line {at.lineno}' for at in trace if at.filename == path]
         fail(f'{path}{"".join(lines[-1:])}: {type(error).__name__}: {error}')
-    assigned = {name.get_name() for name in symtable.symtable(source, path, 'exec').get_symbols() if name.is_assigned()}
-    changed = {name for name in names if name not in settings or names[name] is not settings[name]}
-    return {name: value for name, value in names.items() if name[0] != '_' and name in assigned | changed and (
-        name in settings or not isinstance(value, (types.ModuleType, types.FunctionType, type)))}
+    symbols = symtable.symtable(source, path, 'exec').get_symbols()
+    assigned = {symbol.get_name() for symbol in symbols if symbol.is_assigned()}
+    found = {}
+    for name, value in names.items():
+        if name in settings and (name in assigned or value is not settings[name]):
+            found[name] = value
+        elif name not in settings and not name.startswith('_'):
+            if not isinstance(value, (types.ModuleType, types.FunctionType, type)):
+                found[name] = value   # a typing mistake, most likely
+    return found
 
 
 def literal(text):
-    """The number, list or other plain value that the text is in Python; the text itself if it is none."""
+    """The number, list or other plain value that the text is in Python; the text if it is none."""
     try:
         return ast.literal_eval({'true': 'True', 'false': 'False'}.get(text.lower(), text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -147,14 +177,17 @@ def literal(text):
 
 
 def convert(value, kinds, where):
-    """A flag's text, or a config file's value, as one of kinds; 1 is also a float, and 1e4 an int."""
+    """A flag's text, or a config file's value, as one of kinds; 1 is also a float, 1e4 an int."""
     text = value
     if isinstance(value, str) and str not in kinds:
         value = literal(text)
-    if type(value) in (int, float) and type(value) not in kinds:
-        value = next((kind(value) for kind in kinds if kind in (int, float) and value % 1 == 0), value)
+    if type(value) is int and int not in kinds and float in kinds and abs(value) <= LARGEST:
+        value = float(value)
+    elif type(value) is float and float not in kinds and int in kinds and value % 1 == 0:
+        value = int(value)
     if type(value) not in kinds:
-        fail(f'{where}={text!r:.80} is not of type {" or ".join(kind.__name__ for kind in kinds)}')
+        names = ' or '.join(kind.__name__ for kind in kinds)
+        fail(f'{where}={text!r:.80} is not of type {names}')
     return value
 
 
@@ -167,15 +200,16 @@ def duration(seconds):
 
 
 class Progress:
-    """progress(done), done from `first` to 1, shows one line, each second; what is printed next overwrites it.
-    With the size of the whole in bytes it says the rate."""
+    """progress(done), done from `first` to 1, shows one line, each second; what is printed next
+    overwrites it. With the size of the whole in bytes it says the rate."""
 
     def __init__(self, what, first=0.0, size=0):
-        self.what, self.start, self.shown, self.first, self.size = what, time.monotonic(), 0.0, first, size
+        self.what, self.first, self.size = what, first, size
+        self.start = self.shown = time.monotonic()
 
     def __call__(self, done):
         now = time.monotonic()
-        if min(now - self.shown, now - self.start) < 1 or done <= self.first:
+        if not FIRST or now - self.shown < 1 or done <= self.first:
             return
         self.shown = now
         speed = (done - self.first) / (now - self.start)
@@ -187,4 +221,5 @@ class Progress:
             pass   # a terminal that was closed is no reason to stop
 
     def end(self, result):
-        print(f'{self.what}: {result}, {time.monotonic() - self.start:.1f} s'.ljust(60), flush=True)
+        seconds = time.monotonic() - self.start
+        print(f'{self.what}: {result}, {seconds:.1f} s'.ljust(60), flush=True)

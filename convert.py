@@ -21,10 +21,10 @@ if __name__ == '__main__':
 import json
 import math
 import pathlib
-import struct
 
 import torch
 
+import llama2c
 import run
 import tokenizer as tokenizers
 from download import download
@@ -42,13 +42,13 @@ SHAPE = dict(vocab_size='vocab_size', block_size='max_position_embeddings', n_la
              d_ff='intermediate_size', norm_eps='rms_norm_eps', tie_embeddings='tie_word_embeddings')
 FIXED = dict(model_type='llama', hidden_act='silu', attention_bias=False, mlp_bias=False)
 
-LAYER = {'attn_norm': 'input_layernorm', 'attn.query': 'self_attn.q_proj', 'attn.key': 'self_attn.k_proj',
-         'attn.value': 'self_attn.v_proj', 'attn.out': 'self_attn.o_proj',
-         'ffn_norm': 'post_attention_layernorm', 'ffn.gate': 'mlp.gate_proj', 'ffn.up': 'mlp.up_proj',
-         'ffn.down': 'mlp.down_proj'}
+LAYER = {'attn_norm': 'input_layernorm', 'attn.query': 'self_attn.q_proj',
+         'attn.key': 'self_attn.k_proj', 'attn.value': 'self_attn.v_proj',
+         'attn.out': 'self_attn.o_proj', 'ffn_norm': 'post_attention_layernorm',
+         'ffn.gate': 'mlp.gate_proj', 'ffn.up': 'mlp.up_proj', 'ffn.down': 'mlp.down_proj'}
 
-# {our pattern of words: tokenizer.json's pre_tokenizer}: GPT-2's; SmolLM2's, each digit a word and white space
-# before it uncut; and none, for bytes
+# {our pattern of words: tokenizer.json's pre_tokenizer}: GPT-2's; none, for bytes; SmolLM2's, in which
+# each digit is a word and white space before it stays whole
 DIGITS = tokenizers.WORDS.replace(r' ?\p{N}++', r'\p{N}|\s++(?=\p{N})')
 BYTES = dict(type='ByteLevel', add_prefix_space=False, trim_offsets=True, use_regex=True)
 CUTS = {tokenizers.WORDS: BYTES, '': BYTES | dict(use_regex=False), DIGITS: dict(
@@ -64,11 +64,11 @@ def names_of(n_layer):
     return {f'{ours}.weight': f'{theirs}.weight' for ours, theirs in names.items()}
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The tokenizer: tiktoken's ranks say which merge comes first, tokenizer.json which two parts it joins
 
 def byte_letters():
-    """The letter for each byte in tokenizer.json: its own in Latin-1 if that prints, else the next from 256 on."""
+    """The letter for each byte in tokenizer.json: its own in Latin-1 if that prints, else one from 256 on."""
     others = iter(range(256, 512))
     prints = {*range(33, 127), *range(161, 173), *range(174, 256)}
     return [chr(byte if byte in prints else next(others)) for byte in range(256)]
@@ -87,36 +87,36 @@ def halves(token, ranks):
 def tokenizer_json(tokenizer):
     letters = dict(enumerate(byte_letters()))   # for str.translate
     ranks = {token.decode('latin-1').translate(letters): i for token, i in tokenizer.ranks.items()}
-    merges = [' '.join(halves(token, ranks)) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
-    vocab = ranks | {tokenizers.END: tokenizer.eot_token}
+    merged = sorted((token for token in ranks if len(token) > 1), key=ranks.get)
+    merges = [' '.join(halves(token, ranks)) for token in merged]
     end = dict(id=tokenizer.eot_token, content=tokenizers.END, special=True, normalized=False,
                single_word=False, lstrip=False, rstrip=False)
-    return dict(version='1.0', added_tokens=[end], normalizer=None, pre_tokenizer=CUTS.get(tokenizer.pattern),
-                decoder=BYTES, model=dict(type='BPE', byte_fallback=False, vocab=vocab, merges=merges))
+    model = dict(type='BPE', byte_fallback=False, merges=merges,
+                 vocab=ranks | {tokenizers.END: tokenizer.eot_token})
+    return dict(version='1.0', added_tokens=[end], normalizer=None, decoder=BYTES, model=model,
+                pre_tokenizer=CUTS.get(tokenizer.pattern))
 
 
 def read_tokenizer(path, name, start, vocab_size):
-    """tokenizer.json as a tokenizer of ours. Whatever would cut a text otherwise than we write it is refused."""
+    """tokenizer.json as a tokenizer of ours. What would cut a text otherwise than ours is refused."""
     theirs = json.loads(path.read_text(encoding='utf-8'))
-    model, cut = theirs['model'], theirs['pre_tokenizer']
-    kind = model['type'] + ' with byte fallback' * bool(model.get('byte_fallback'))
-    if theirs['normalizer'] or kind != 'BPE' or cut not in CUTS.values():
-        fail(f'{path}: {kind}, normalizer {theirs["normalizer"]}, pre_tokenizer {cut}: supported is byte-level BPE '
-             'without a normalizer, with the words of GPT-2 or SmolLM2')
-    pattern = [pattern for pattern, known in CUTS.items() if known == cut][0]
-    special = {token['content'] for token in theirs['added_tokens'] if token['special']}
+    model, cut, normalizer = theirs['model'], theirs['pre_tokenizer'], theirs['normalizer']
+    patterns = [pattern for pattern, known in CUTS.items() if known == cut]
+    if normalizer or model['type'] != 'BPE' or model.get('byte_fallback') or not patterns:
+        fail(f'{path}: {model["type"]}, normalizer {normalizer}, pre_tokenizer {cut}: supported is '
+             'byte-level BPE without a normalizer, with the words of GPT-2 or SmolLM2')
     letters = {ord(letter): byte for byte, letter in enumerate(byte_letters())}
-    ranks = {token.translate(letters).encode('latin-1'): i for token, i in model['vocab'].items() if token not in special}
-    tokenizer = tokenizers.make(name, ranks, pattern, start, vocab_size)
+    special = {token['content'] for token in theirs['added_tokens'] if token['special']}
+    ranks = {token.translate(letters).encode('latin-1'): i
+             for token, i in model['vocab'].items() if token not in special}
+    tokenizer = tokenizers.make(name, ranks, patterns[0], start, vocab_size)
     merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in model['merges']]
     if merges != tokenizer_json(tokenizer)['model']['merges']:
         fail(f'{path}: its merges are not those of byte-pair encoding in the order of the ids')
-    if start in ranks.values():
-        fail(f'{path}: a text begins with bos_token_id={start}, which may be no token of text')
     return tokenizer
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Hugging Face's layout
 
 def fetch(name):
@@ -145,7 +145,7 @@ def read_hf(folder, name):
     shape = {ours: theirs[key] for ours, key in SHAPE.items()}
     config = Config(**shape, rope_base=float(theirs['rope_theta']))
     tensors = {}
-    for path in sorted(folder.glob('*.safetensors')):   # a large model comes in several
+    for path in folder.glob('*.safetensors'):   # a large model comes in several
         tensors |= load_file(path)
     if config.tie_embeddings:
         tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
@@ -161,26 +161,29 @@ def read_hf(folder, name):
 
 
 @torch.no_grad()
-def llama_weights(model, idea):
-    """{name: matrix or vector} of the Llama that computes the same: what layers share, and adapters, written out."""
+def llama_weights(model, idea=''):
+    """{name: matrix or vector} of the Llama that computes the same: what layers share, and adapters,
+    written out. A matrix is what it does to each unit vector."""
     config = model.config
-    for ours, llama in (idea, ''), (config.embedding, 'table'), (config.ffn, 'swiglu'), (config.output_bias, False):
-        if ours != llama:
-            fail(f'{out_dir}: {"output_bias" if ours is True else ours} is no Llama; only --to=int8 writes it')
+    bias = 'output_bias' if config.output_bias else ''
+    odd = {idea, config.embedding, config.ffn, bias} - {'', 'table', 'swiglu'}
+    if odd:
+        fail(f'{" and ".join(odd)} is no Llama; only --to=int8 writes it')
     weights = {}
     for name in names_of(config.n_layer):
         module = model.get_submodule(name.removesuffix('.weight'))
         weights[name] = module.weight
-        if 'ffn.' in name or 'attn.' in name:   # a matrix is what it does to each unit vector
+        if 'ffn.' in name or 'attn.' in name:
             width = config.d_ff if 'down' in name else config.n_embd
             weights[name] = module(torch.eye(width)).T.contiguous()
     return weights
 
 
 def write_hf(folder, weights, config, tokenizer):
+    """A folder that transformers loads, from llama_weights()."""
     from safetensors.torch import save_file
     if tokenizer.pattern not in CUTS:
-        fail(f'{out_dir}: tokenizer.json can say the words of GPT-2 and SmolLM2, not {tokenizer.pattern}')
+        fail(f'tokenizer.json can say the words of GPT-2 and SmolLM2, not {tokenizer.pattern}')
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {theirs: weights[ours] for ours, theirs in names_of(config.n_layer).items()}
     if config.tie_embeddings:
@@ -188,24 +191,15 @@ def write_hf(folder, weights, config, tokenizer):
     save_file(tensors, folder / 'model.safetensors', {'format': 'pt'})
     shape = {theirs: getattr(config, ours) for ours, theirs in SHAPE.items()}
     ends = dict(bos_token_id=tokenizer.eot_token, eos_token_id=tokenizer.eot_token)
-    names = dict(bos_token=tokenizers.END, eos_token=tokenizers.END)
     files = dict(
-        config=dict(**FIXED, **shape, **ends, architectures=['LlamaForCausalLM'], rope_theta=config.rope_base,
-                    torch_dtype='float32'),
+        config=dict(**FIXED, **shape, **ends, architectures=['LlamaForCausalLM'],
+                    rope_theta=config.rope_base, torch_dtype='float32'),
         generation_config=ends,
-        tokenizer_config=dict(**names, tokenizer_class='PreTrainedTokenizerFast', model_max_length=config.block_size),
+        tokenizer_config=dict(bos_token=tokenizers.END, eos_token=tokenizers.END,
+                              tokenizer_class='PreTrainedTokenizerFast', model_max_length=config.block_size),
         tokenizer=tokenizer_json(tokenizer))
     for name, content in files.items():
         (folder / f'{name}.json').write_text(json.dumps(content, indent=1), encoding='utf-8')
-
-
-# ---------------------------------------------------------------------------------------------------
-# int8, and llama2.c's files
-
-def to_int8(rows):
-    """(N, n) floats -> (N, n) int8 and (N) scales: a row is its int8 numbers times its scale."""
-    scales = rows.abs().amax(dim=1).clamp(min=1e-20) / 127   # a row of zeros stays one
-    return (rows / scales[:, None]).round().to(torch.int8), scales
 
 
 def int8_rows(state_dict):
@@ -215,73 +209,13 @@ def int8_rows(state_dict):
         if weight.dim() == 2:   # norms and biases are small, and stay
             key = weight.data_ptr()
             if key not in done:   # what layers share is kept once
-                done[key] = to_int8(weight)
+                done[key] = llama2c.to_int8(weight)
             weights[name], scales[name] = done[key]
     return weights, scales
 
 
-def llama2c_vocabulary(tokenizer):
-    """[(our id, spelling, score)] by the id that run.c wants: 1 begins a text, and the bytes follow from 3 on.
-
-    run.c puts a blank before a prompt: with the start of a text it makes the 2, a second start that is spelled like
-    both and has the best score. White space merges last, so that its last blank goes to the word that follows."""
-    end = tokenizer.eot_token
-    bytes_ = [tokenizer.ranks.get(bytes([byte]), end) for byte in range(256)]
-    others = sorted({*range(tokenizer.n_vocab)} - {end, *bytes_})
-    spelled = tokenizers.spelling(tokenizer)
-    vocabulary = []
-    for i in [bytes_[0], end, end, *bytes_, *others]:
-        token = spelled[i] or b'<|%d|>' % i   # nothing would end the file, and a 0 the string
-        late = tokenizer.n_vocab if token.isspace() else 0
-        vocabulary.append((i, token.replace(b'\0', b'<0x00>'), -float(i + late)))
-    start = tokenizers.END.encode()
-    vocabulary[1:3] = (end, start, 0.0), (end, start + b' ', 1.0)
-    return vocabulary
-
-
-def write_llama2c(path, weights, config, tokenizer, int8):
-    """A header, then all layers of a kind together, in float32; or the vectors, then the matrices in int8."""
-    if (config.rope_base, config.norm_eps) != (10000, 1e-5):
-        fail(f'llama2.c has rope_base=10000 and norm_eps=1e-05 built in, not {config.rope_base} and {config.norm_eps}')
-    vocabulary = llama2c_vocabulary(tokenizer)
-    ids = [i for i, _, _ in vocabulary]
-    tensors = [weights['tokens.embedding.weight'][ids]]
-    for name in ('attn_norm', 'attn.query', 'attn.key', 'attn.value', 'attn.out', 'ffn_norm',
-                 'ffn.gate', 'ffn.down', 'ffn.up'):
-        for i in range(config.n_layer):
-            tensor = weights[f'blocks.{i}.{name}.weight']
-            if name in ('attn.query', 'attn.key'):   # its RoPE turns neighbours, not halves
-                tensor = tensor.unflatten(0, (-1, 2, config.n_embd // config.n_head // 2))   # (H, 2, K/2, C)
-                tensor = tensor.transpose(1, 2).flatten(0, 2)
-            tensors.append(tensor)
-    tensors.append(weights['norm.weight'])
-    head = [] if config.tie_embeddings else [weights['tokens.head.weight'][ids]]
-    shape = [config.n_embd, config.d_ff, config.n_layer, config.n_head, config.n_kv_head, len(ids), config.block_size]
-    if int8:
-        group = math.gcd(64, config.n_embd, config.d_ff)   # so many numbers share a scale
-        header = struct.pack('<Ii7iBi', 0x616b3432, 2, *shape, config.tie_embeddings, group).ljust(256, b'\0')
-        matrices = [tensor for tensor in tensors + head if tensor.dim() == 2]
-        tensors = [tensor for tensor in tensors if tensor.dim() == 1]
-        for matrix in matrices:
-            tensors += to_int8(matrix.reshape(-1, group))
-    else:
-        shape[5] *= 1 if config.tie_embeddings else -1
-        header = struct.pack('<7i', *shape)
-        angles = torch.zeros(config.block_size, config.n_embd // config.n_head)   # which run.c skips
-        tensors += [angles, *head]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'wb') as out:
-        out.write(header)
-        for tensor in tensors:
-            out.write(tensor.detach().numpy().tobytes())
-    with open(path.with_name('tokenizer.bin'), 'wb') as out:
-        out.write(struct.pack('<i', max(len(token) for _, token, _ in vocabulary)))
-        for _, token, score in vocabulary:
-            out.write(struct.pack('<fi', score, len(token)) + token)
-
-
 def main():
-    source, target = pathlib.Path(from_), pathlib.Path(file or out_dir)
+    target = pathlib.Path(file or out_dir)
     if not out_dir or bool(from_) == bool(to) or bool(to) != bool(file):
         fail('give --from and --out_dir, or --out_dir, --to and --file: see convert.py --help')
     if to not in ('', 'hf', 'llama2c', 'llama2c_q8', 'int8'):
@@ -289,18 +223,16 @@ def main():
     if list(target.glob('*.pt')):
         fail(f'{target}: holds a run already; choose another folder')
     if from_:
+        source = pathlib.Path(from_)
         try:
             tokenizer, config, weights = read_hf(source if source.is_dir() else fetch(from_), source.name)
         except (ImportError, KeyError, TypeError, ValueError) as error:
             fail(f'{from_}: {type(error).__name__}: {error}')
-        checkpoint = dict(format=run.FORMAT, config=vars(config), idea='', model=weights, counts=None, iter=0,
-                          tokenizer=tokenizers.spec_of(tokenizer), settings=dict(source=from_))
+        spec = tokenizers.spec_of(tokenizer)
+        checkpoint = dict(format=run.FORMAT, config=vars(config), idea='', model=weights, counts=None,
+                          iter=0, tokenizer=spec, settings=dict(source=from_))
     else:
         model, tokenizer, checkpoint = run.load_run(out_dir)
-    if to == 'hf':
-        write_hf(target, llama_weights(model, checkpoint['idea']), model.config, tokenizer)
-    if to.startswith('llama2c'):
-        write_llama2c(target, llama_weights(model, checkpoint['idea']), model.config, tokenizer, to == 'llama2c_q8')
     if to == 'int8':
         checkpoint = {key: checkpoint.get(key) for key in [*run.CONTENTS, 'counts']}
         checkpoint['model'], checkpoint['scales'] = int8_rows(model.state_dict())
@@ -308,6 +240,12 @@ def main():
         target.mkdir(parents=True, exist_ok=True)
         tokenizers.save(tokenizer, target)
         run.save_checkpoint(target / 'best.pt', checkpoint)
+        return
+    weights = llama_weights(model, checkpoint['idea'])
+    if to == 'hf':
+        write_hf(target, weights, model.config, tokenizer)
+    else:
+        llama2c.write(target, weights, model.config, tokenizer, int8=to == 'llama2c_q8')
 
 
 if __name__ == '__main__':

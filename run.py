@@ -7,20 +7,18 @@ A checkpoint is a dict: format, config (a dict of model.Config), idea ('' or the
 state dict), counts (how often each token occurs in the training text, or None), tokenizer (its spec), settings, iter,
 and what a resume needs. Beside it lie tokenizer.tiktoken and log.csv. With `scales` {name: (rows)}, some of the weights are int8.
 """
-import csv
 import ctypes
 import importlib
 import os
 import pathlib
 import sys
-import warnings
 import zipfile
 
 import torch
 
 import tokenizer as tokenizers
 from configurator import command, fail
-from download import lock
+from download import lock, write_whole
 
 FORMAT = 3
 COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
@@ -38,7 +36,7 @@ def pick_device(name='auto', dtype='auto', local_rank=0):
     if name == 'auto':
         name = next(kind for kind in there if there[kind])
     kind, _, index = name.partition(':')
-    index = int(index) if index.isdecimal() else local_rank if name == 'cuda' else 0
+    index = int(index) if index.isdecimal() else local_rank
     if not there.get(kind) or kind == 'cuda' and index >= torch.cuda.device_count():
         found = ', '.join(kind for kind in there if there[kind])
         sys.exit(f"device={name} isn't on this machine, which has {found} ({torch.cuda.device_count()} of cuda)")
@@ -112,15 +110,18 @@ def load_checkpoint(path):
     return checkpoint
 
 
-def restore_model(checkpoint, spelling, path, **changes):
-    """The model of the checkpoint that was loaded from path. With another lora_rank its matrices get adapters."""
+def restore_model(checkpoint, spelling, path, lora_rank=0):
+    """The model of the checkpoint that was loaded from path. Matrices without adapters get them, of a lora_rank."""
     try:
-        config = idea_module(checkpoint['idea']).Config(**checkpoint['config'] | changes)
+        config = idea_module(checkpoint['idea']).Config(**checkpoint['config'])
+        state, adapt = checkpoint['model'], lora_rank and not config.lora_rank
+        if adapt:
+            config.lora_rank = lora_rank
         model = build_model(config, spelling, checkpoint.get('counts'), checkpoint['idea'])
-        state, mine = checkpoint['model'], model.state_dict()
-        if 'lora_rank' in changes:
+        if adapt:   # a matrix that was W.weight is W.linear.weight beside its W.A and W.B, which are as they start
+            mine = model.state_dict()
             state = {name if name in mine else name.replace('.weight', '.linear.weight'): p for name, p in state.items()}
-            state = {name: p for name, p in mine.items() if name.endswith(('.A.weight', '.B'))} | state
+            state |= {name: p for name, p in mine.items() if name.endswith(('.A.weight', '.B'))}
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, ImportError, AttributeError) as error:
         fail(f'{path}: not a checkpoint of this code ({str(error)[:200]})')
@@ -156,41 +157,43 @@ def save_checkpoint(path, checkpoint):
         sys.exit(f'{path}: not written ({str(error).splitlines()[0]}); any older one is kept')
 
 
-def take_over(settings, given, before, fixed, where):
-    """An earlier run's settings hold, but for those given now; and those that are `fixed` can't be given otherwise."""
+def earlier_run(settings, given):
+    """(path, checkpoint) of the run to go on with, to evaluate or to start from, or (None, None). Its settings then
+    hold, or its shape where this one only starts from it, but for those that are given now and may change."""
+    out_dir, init_from = pathlib.Path(settings['out_dir']), settings['init_from']
+    resume = init_from == 'resume' and not settings['eval_only']
+    if settings['eval_only']:
+        path = out_dir / 'best.pt'
+    elif resume:
+        path = out_dir / 'ckpt.pt'
+    elif init_from == 'scratch':
+        return None, None
+    else:
+        path = newest_checkpoint(init_from)
+        if out_dir.resolve() == path.parent.resolve():
+            fail(f'out_dir={out_dir} is the run to start from; give another one')
+    checkpoint = load_checkpoint(path)
+    if resume and 'optimizers' not in checkpoint:
+        hint = command('train.py', init_from=path.parent, out_dir='out/NAME')
+        fail(f'{path} has weights and no state of training; start from them: {hint}')
+
+    if resume or settings['eval_only']:
+        before, fixed = dict(checkpoint['settings']), {*checkpoint['config'], *KEPT}
+        before.pop('out_dir', None)   # the folder may have been renamed
+    else:
+        before = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
+        if not before['lora_rank']:   # it may get adapters
+            del before['lora_rank']
+        fixed = {*before}
     for name, value in before.items():
         if name not in given:
             settings[name] = value
         elif name in fixed and value != settings[name]:
-            fail(f'--{name}={settings[name]}: the run in {where} has {value} and has to keep it')
-
-
-def go_on(settings, given, checkpoint, source, eval_only):
-    """Settings for the run to go on as it began."""
-    if 'optimizers' not in checkpoint and not eval_only:
-        hint = command('train.py', init_from=source.parent, out_dir='out/NAME')
-        fail(f'{source} has weights and no state of training; start from them: {hint}')
-    before = {name: value for name, value in checkpoint['settings'].items() if name != 'out_dir'}
-    take_over(settings, given, before, {*checkpoint['config'], *KEPT}, source.parent)
-    blocks = settings['batch_size'] * settings['grad_accum']
-    blocks_before = before.get('batch_size', 1) * before.get('grad_accum', 1)
-    if blocks != blocks_before and not eval_only:
-        fail(f"batch_size={settings['batch_size']} times grad_accum={settings['grad_accum']}: the run in "
-             f'{source.parent} has {blocks_before} blocks in a step and has to keep them')
-
-
-def start_from(settings, given, checkpoint, source):
-    """Settings for a new run that starts from this one's weights: its shape. Returns what is to change in its config:
-    a lora_rank, where it had none, gives it adapters."""
-    if pathlib.Path(settings['out_dir']).resolve() == source.parent.resolve():
-        fail(f"out_dir={settings['out_dir']} is the run to start from; give another one")
-    shape = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
-    changes = {}
-    if settings['lora_rank'] and not shape['lora_rank']:
-        changes['lora_rank'] = settings['lora_rank']
-        del shape['lora_rank']
-    take_over(settings, given, shape, {*shape}, source.parent)
-    return changes
+            fail(f'--{name}={settings[name]}: the run in {path.parent} has {value} and has to keep it')
+    if resume and settings['batch_size'] * settings['grad_accum'] != before['batch_size'] * before['grad_accum']:
+        fail(f"batch_size={settings['batch_size']} times grad_accum={settings['grad_accum']}: the run in {path.parent} has "
+             f"{before['batch_size'] * before['grad_accum']} blocks in a step and has to keep them")
+    return path, checkpoint
 
 
 def take_folder(folder, fresh):
@@ -204,68 +207,29 @@ def take_folder(folder, fresh):
         os.rename(folder, old)
         print(f'the run that was in {folder} is now in {old}')
         held = lock(folder)
+    for part in folder.glob('*.part'):   # of a process that was killed
+        part.unlink()
     return held
 
 
-def cut_log(path, keep):
-    """Rewrite log.csv with the rows whose steps `keep` says yes to: what came after the checkpoint will come again."""
+def cut_log(path, it):
+    """Begin log.csv, or keep the rows before step `it`: what came after the checkpoint will come again."""
     rows = []
     if path.exists():
         try:
-            with open(path, encoding='utf-8-sig', newline='') as file:
-                rows = [row for row in csv.DictReader(file) if keep(int(row['iter']))]
-            if any({*row} != {*COLUMNS} for row in rows):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, csv.Error):
+            header, *rows = path.read_text(encoding='utf-8-sig').splitlines()
+            rows = [row for row in rows if int(row.split(',')[0]) < it]
+        except ValueError:
+            header = ''
+        if header != ','.join(COLUMNS):
             fail(f'{path} is not as train.py wrote it (a spreadsheet?); mend it, or move it away')
-    with open(part := path.with_suffix('.part'), 'w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, path)
+    write_whole(path, '\n'.join([','.join(COLUMNS), *rows, '']).encode())
 
 
 def add_to_log(path, values):
-    values = {name: f'{value:.6g}' if isinstance(value, float) else value for name, value in values.items()}
+    cells = []
+    for name in COLUMNS:
+        value = values.get(name, '')
+        cells.append(f'{value:.6g}' if isinstance(value, float) else str(value))
     with open(path, 'a', newline='') as file:
-        csv.DictWriter(file, COLUMNS).writerow(values)
-
-
-class FewRows(torch.nn.Module):
-    """A Linear, for few rows at a time on a CPU. PyTorch multiplies a single row with a matrix in one thread, unless
-    it is a batch of products with a part of the matrix each, or a long matrix lies transposed. And W x' is several
-    times as fast as x W' when x has 2 to 32 rows."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.linear, threads = linear, torch.get_num_threads()
-        self.parts = threads if linear.out_features % threads == 0 else 1
-        self.long = linear.out_features > 8 * linear.in_features
-        weight = linear.weight.detach()
-        self.matrix = weight.T.contiguous() if self.long else weight.view(self.parts, -1, linear.in_features).mT
-
-    def forward(self, x):
-        rows = x.flatten(0, -2)                                                  # (rows, in)
-        if len(rows) > 32 or self.linear.bias is not None:
-            return self.linear(x)
-        if len(rows) > 1:
-            return (self.linear.weight @ rows.T).T.view(*x.shape[:-1], -1)
-        if self.long:
-            return x @ self.matrix
-        return torch.bmm(rows[None].expand(self.parts, 1, -1), self.matrix).view(*x.shape[:-1], -1)
-
-
-def prepare_to_generate(model, dtype, device):
-    """Trade memory for tokens per second, in a model that will not be trained: int8 weights (a scale for each row,
-    and for each vector that comes; CPU only), or the same numbers laid out for few rows at a time."""
-    tables = [model.tokens] if model.config.embedding == 'table' else []   # a byte decoder's matrices are small
-    if dtype == 'int8':
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')   # that it will be another library's; torch is pinned
-            for module in (model.blocks, *tables):
-                torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, torch.qint8, inplace=True)
-    elif device.type == 'cpu' and not torch.is_autocast_enabled('cpu'):
-        for module in [*model.blocks.modules(), *tables]:
-            for name, child in [*module.named_children()]:
-                if isinstance(child, torch.nn.Linear):
-                    setattr(module, name, FewRows(child))
+        file.write(','.join(cells) + '\n')

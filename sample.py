@@ -38,6 +38,7 @@ from html import escape
 
 import torch
 
+import fast
 import run
 import tokenizer as tokenizers
 
@@ -54,51 +55,59 @@ def read_prompt(prompt):
         if prompt.startswith('FILE:'):
             return pathlib.Path(prompt[5:]).read_bytes().decode()
         prompt.encode()   # fails at bytes of a terminal in another encoding than the system's
+        return prompt
     except UnicodeError as error:
-        fail(f'--prompt={prompt!a}: not UTF-8 at {error.start} (a terminal in another encoding?); write it to a file')
-    return prompt
+        fail(f'--prompt={prompt!a}: not UTF-8 at {error.start} (a terminal in another encoding?); '
+             'write it to a file')
 
 
-def bar(share, width=24):
-    return '#' * min(round(share * width), width)
-
-
-def show_next(log_probs, spelling, n):
-    """A line for each of the n likeliest tokens, of (V) log-probabilities."""
-    for log_p, token in zip(*(values.tolist() for values in log_probs.topk(min(n, len(log_probs))))):
-        print(f'{math.exp(log_p):6.1%} {bar(math.exp(log_p)):24} {named(spelling[token])}')
+def bar(share):
+    return '#' * min(round(share * 24), 24)
 
 
 def named(raw):
     return repr(raw.decode(errors='replace')) if raw else '(end of text)'
 
 
-def show(tokens, nats):
-    """A line for each token, its bytes: its bits, as a bar too, and those of each choice. nats (T, symbols) are nan
-    where there was none: no other byte could follow."""
-    bits = nats / math.log(2)
-    for raw, total, symbols in zip(tokens, bits.nansum(1).tolist(), bits.tolist()):
-        names = [repr(bytes([byte]).decode('ascii', 'backslashreplace')) for byte in raw] + ['END']
-        parts = [name if math.isnan(cost) else f'{name} {cost:.1f}' for name, cost in zip(names, symbols)]
-        print(f'{total:6.1f} {bar(total / 24):24} {named(raw):18}', *(parts if len(symbols) > 1 else []))
-    size = sum(map(len, tokens))
+def show_next(log_probs, spelling, n):
+    """A line for each of the n likeliest tokens, of (V) log-probabilities."""
+    values, tokens = log_probs.topk(min(n, len(log_probs)))
+    for p, token in zip(values.exp().tolist(), tokens.tolist()):
+        print(f'{p:6.1%} {bar(p):24} {named(spelling[token])}')
+
+
+def show_tokens_of(tokens, bits):
+    """A line for each token, its bytes: its bits, as a bar too, and those of each choice. bits
+    (T, symbols) are nan where there was none: no other byte could follow."""
+    for raw, total, costs in zip(tokens, bits.nansum(1).tolist(), bits.tolist()):
+        line = f'{total:6.1f} {bar(total / 24):24} {named(raw):18}'
+        if len(costs) > 1:   # byte pooling
+            names = [repr(bytes([byte]).decode('ascii', 'backslashreplace')) for byte in raw]
+            for name, cost in zip([*names, 'END'], costs):
+                line += f' {name}' if math.isnan(cost) else f' {name} {cost:.1f}'
+        print(line)
+    size = sum(len(raw) for raw in tokens)
     print(f'{bits.nansum().item() / max(size, 1):6.2f} bits per byte, {len(tokens)} tokens, {size} bytes')
 
 
-def page(text, tokens, bits, title):
-    """The text as a page, each token on a background that is the redder the more bits it cost. Tokens that end
-    inside of a character stand with the next one."""
-    def span(text, cost):
-        red = min(cost / 12, 1) * 0.75
-        return f'<span title="{cost:.1f} bits" style="background: rgb(255 60 0 / {red:.2f})">{escape(text)}</span>'
-    decoder, waiting, spans = codecs.getincrementaldecoder('utf-8')('replace'), 0.0, []
-    for raw, cost in zip(tokens, bits):
+def coloured(text, cost):
+    red = min(cost / 12, 1) * 0.75
+    return f'<span title="{cost:.1f} bits" style="background: rgb(255 60 0 / {red:.2f})">{escape(text)}</span>'
+
+
+def page(tokens, costs, title):
+    """The text as a page, each token on a background that is the redder the more bits it cost.
+    Tokens that end inside of a character stand with the next one."""
+    decoder, waiting, spans = codecs.getincrementaldecoder('utf-8')('replace'), 0.0, ''
+    for raw, cost in zip(tokens, costs):
         waiting += cost
-        if shown := decoder.decode(raw):
-            spans.append(span(shown, waiting))
+        shown = decoder.decode(raw)
+        if shown:
+            spans += coloured(shown, waiting)
             waiting = 0.0
-    legend = ' '.join(span(f' {cost} ', cost) for cost in (0, 3, 6, 9, 12))
-    return f'{PAGE}<p>{"".join(spans)}</p>\n<hr><p>bits that a token costs: {legend} and more<br>{escape(title)}</p>\n'
+    legend = ' '.join(coloured(f' {cost} ', cost) for cost in (0, 3, 6, 9, 12))
+    return (f'{PAGE}<p>{spans}</p>\n<hr><p>bits that a token costs: {legend} and more<br>'
+            f'{escape(title)}</p>\n')
 
 
 device, autocast, machine = run.pick_device(device, 'float32' if dtype == 'int8' else dtype)
@@ -118,12 +127,13 @@ if top or show_tokens:
         if top:
             show_next(model.log_probs(idx)[0], spelling, top)
         else:
-            nats = model.tokens.nll_of_symbols(model.hidden(idx[:, :-1]), idx[:, 1:])[0].float()   # (T, symbols)
+            nats = model.tokens.nll_of_symbols(model.hidden(idx[:, :-1]), idx[:, 1:])
+            bits = nats[0].float() / math.log(2)                              # (T, symbols)
             tokens = [spelling[token] for token in ids[1:]]
-            show(tokens, nats)
+            show_tokens_of(tokens, bits)
             if html:
-                costs = (nats.nansum(1) / math.log(2)).tolist()
-                pathlib.Path(html).write_text(page(text, tokens, costs, f'{out_dir}, step {checkpoint["iter"]}'), 'utf-8')
+                title = f'{out_dir}, step {checkpoint["iter"]}'
+                pathlib.Path(html).write_text(page(tokens, bits.nansum(1).tolist(), title), 'utf-8')
     sys.exit()
 
 idx = torch.tensor([ids] * num_samples, device=device)                           # (num_samples, T)
@@ -132,7 +142,7 @@ samples, ended = [text] * num_samples, [False] * num_samples
 start, n = time.monotonic(), 0
 print(text, end='', flush=True)
 with autocast:   # which keeps the matrices that it has rounded
-    run.prepare_to_generate(model, dtype, device)
+    fast.prepare_to_generate(model, dtype, device)
     for tokens in model.generate(idx, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                                  generator=generator):
         n += 1

@@ -79,17 +79,13 @@ if __name__ == '__main__':
         1: 'n_layer n_head n_kv_head n_embd d_ff n_byte_embd n_byte_head n_encoder_layer n_decoder_layer rope_base '
            'max_iters batch_size grad_accum eval_interval eval_tokens log_interval', 2: 'block_size'})
 
-import contextlib
 import datetime
-import gzip
 import json
-import lzma
 import math
 import os
 import pathlib
 import signal
 import sys
-import threading
 import time
 from dataclasses import asdict
 
@@ -106,32 +102,34 @@ import prepare_wiki
 import run
 import tokenizer as tokenizers
 from batches import Mix, Order, count_tokens, load_blocks, open_split, parse_mix
+from held_out import compressors, evaluate
 from model import LoRA
 
-# -----------------------------------------------------------------------------------------------
-# schedules and optimizers
+# ---------------------------------------------------------------------------------------------
+# schedules
+
 
 def along(points, it):
-    """At step `it` the value of a schedule [(step, value), ...], with straight lines between its points: a number,
-    or a list of them."""
+    """The value at step `it` of a schedule [(step, value), ...], with straight lines between its
+    points: an array of one number, or of as many as a value has."""
     steps, values = zip(*points)
-    rows = np.array(values, dtype=float).reshape(len(points), -1)
-    return np.array([np.interp(it, steps, column) for column in rows.T])
+    columns = np.array(values, dtype=float).reshape(len(points), -1).T
+    return np.array([np.interp(it, steps, column) for column in columns])
 
 
 def check_points(name, points, fits):
     try:
         steps = [float(step) for step, _ in points]
-        good = steps == sorted({*steps}) and steps and all(fits(value) for _, value in points)
+        good = steps and steps == sorted(set(steps)) and all(fits(value) for _, value in points)
     except (TypeError, ValueError):
         good = False
     if not good:
-        fail(f'{name}={points} must be [(step, value), ...] with growing steps; of dropout, a value is a p, at least 0 '
-             'and below 1; of shares, a list with a number for each data set')
+        fail(f'{name}={points} must be [(step, value), ...] with growing steps; of dropout, a value '
+             'is at least 0 and below 1; of shares, a list with a number for each data set')
 
 
 def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_share=0.4, final_lr=0.0):
-    """Linear warmup; then from 1 to final_lr as half a cosine, or level and then a straight line (wsd)."""
+    """Linear warmup; then from 1 to final_lr as half a cosine, or level and then a line (wsd)."""
     if it < warmup_iters:
         return (it + 1) / (warmup_iters + 1)
     done = (it - warmup_iters) / max(1, max_iters - warmup_iters)
@@ -141,78 +139,17 @@ def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_s
     return final_lr + (1 - final_lr) * height
 
 
-def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
-    """{optimizer: its peak learning rate}. Only matrices decay; Muon's are those within the layers."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    tables = [p for p in muon.tables(model) if p.requires_grad]
-    matrices = [p for p in trained if p.dim() == 2 and p not in {*tables}]
-    vectors = [p for p in trained if p.dim() == 1]
-    optimizers = {}
-    if kind == 'muon' and matrices:
-        optimizers[muon.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, dtype=dtype)] = muon_lr
-        matrices = []
-    groups = [dict(params=tables, weight_decay=weight_decay), dict(params=vectors, weight_decay=0.0),
-              dict(params=matrices, weight_decay=weight_decay)]
-    groups = [group for group in groups if group['params']]
-    optimizers[torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)] = learning_rate
-    return optimizers
-
-
-# -----------------------------------------------------------------------------------------------
-# how good is it?
-
-@torch.no_grad()
-def evaluate(model, sets, token_bytes, split='val', most_tokens=math.inf, stride=0, batch_size=8,
-             autocast=contextlib.nullcontext(), rank=0, world=1, progress=lambda done: None):
-    """Held-out nats per token, bits per byte, and all nats, over a split of the data sets [(folder, meta)], or its
-    first most_tokens. Windows of block_size begin every `stride` tokens, and each predicts what the one before
-    didn't. All bytes are charged: only the very first token, an end of text, is not predicted."""
-    block_size = model.config.block_size
-    nats, n_tokens, n_bytes = torch.zeros((), dtype=torch.float64), 0, 0
-    was_training = model.training
-    model.eval()
-    for folder, meta in sets:
-        tokens = open_split(folder, meta, split, block_size)
-        n = max(min(len(tokens) - 1, most_tokens), block_size)
-        size = int(count_tokens(tokens[1:n + 1], len(token_bytes)) @ token_bytes)
-        if n == len(tokens) - 1 and size != meta['splits'][split]['bytes']:
-            fail(f'{folder}: {split}.bin and meta.json disagree; delete the folder and prepare it again')
-        ends = [*range(block_size, n, stride or block_size), n]
-        windows = list(zip([0, *ends], ends))   # up to where is judged already, and where the window ends
-        for i in range(rank * batch_size, len(windows), world * batch_size):
-            batch = windows[i:i + batch_size]
-            x, y = load_blocks([(tokens, end - block_size) for _, end in batch], block_size, model.norm.weight.device)
-            with autocast:
-                nll = model(x, y).cpu().double()                                 # (B, T)
-            for row, (done, end) in zip(nll, batch):
-                nats += row[done - end:].sum()
-            progress(min(1, (i + batch_size) / len(windows)))
-        n_tokens += n
-        n_bytes += size
-    model.train(was_training)
-    if world > 1:
-        nats = nats.to(model.norm.weight.device)
-        dist.all_reduce(nats)
-    return nats.item() / n_tokens, nats.item() / math.log(2) / n_bytes, nats.item()
-
-
-def xz_bits_per_byte(seen, text):
-    """What xz needs for each byte of a text after having seen another: for both together, less for that alone."""
-    filters = [dict(id=lzma.FILTER_LZMA2, preset=6, dict_size=2**25)]
-    alone, both = (len(lzma.compress(data, filters=filters)) for data in (seen, seen + text))
-    return 8 * (both - alone) / len(text)
-
-
-# -----------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # the run, top to bottom
 
 if __name__ == '__main__':
     # torchrun starts this script once for each GPU and sets RANK, LOCAL_RANK, WORLD_SIZE
     rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    out, checkpoint, stopped = pathlib.Path(out_dir), None, []
+    out = pathlib.Path(out_dir)
+    stopped = []   # by which signal
 
     def say(message):
-        """Of the processes the first one prints. Where nobody listens any more (`| head -1`), the run stops."""
+        """Only the first process prints. Where nobody listens any more (`| head -1`), it stops."""
         try:
             if rank == 0:
                 print(message, flush=True)
@@ -233,53 +170,47 @@ if __name__ == '__main__':
         def show(done):
             if stopped:
                 raise KeyboardInterrupt
-            if rank == 0:
-                progress(done)
+            progress(done)
         return show
 
     # settings: those of the run to go on with, or the shape of the run to start from, hold
     if out.resolve() in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
         fail(f"out_dir='{out_dir}' must be a folder of the run's own, as out/quick")
     going_on = init_from == 'resume' or eval_only
-    adapters = {}
-    if going_on:
-        source = out / ('best.pt' if eval_only else 'ckpt.pt')
-        checkpoint = run.load_checkpoint(source)
-        run.go_on(settings, given, checkpoint, source, eval_only)
-    elif init_from != 'scratch':
-        source = run.newest_checkpoint(init_from)
-        checkpoint = run.load_checkpoint(source)
-        adapters = run.start_from(settings, given, checkpoint, source)
+    source, checkpoint = run.earlier_run(settings, given)
     globals().update(settings)
     dropout_points = dropout if isinstance(dropout, list) else [(0, dropout)]
     check_points('dropout', dropout_points, lambda p: 0 <= p < 1)
     mix = parse_mix(dataset)
     share_points = shares or [(0, [*mix.values()])]
-    check_points('shares', share_points, lambda row: len(row) == len(mix) and min(row) >= 0 and 0 < sum(row) < math.inf)
+    check_points('shares', share_points,
+                 lambda row: len(row) == len(mix) and min(row) >= 0 and 0 < sum(row) < math.inf)
     if beta2 >= 1 or ema >= 1 or stride > block_size:
-        fail(f'beta2={beta2} and ema={ema} must be below 1, and stride={stride} at most block_size={block_size}')
-    if share == 'none' and (share_every or lora_rank and init_from == 'scratch'):
-        fail(f"share_every={share_every}, lora_rank={lora_rank}: these need share='ffn' or 'block'; lora_rank may also "
-             'have a run to start from (--init_from=FOLDER)')
+        fail(f'beta2={beta2} and ema={ema} must be below 1, stride={stride} at most {block_size=}')
+    if share == 'none' and (share_every or lora_rank and not checkpoint):
+        fail(f"share_every={share_every}, lora_rank={lora_rank}: these need share='ffn' or 'block'; "
+             'lora_rank may also have a run to start from (--init_from=FOLDER)')
     if grad_accum % world:
         fail(f'grad_accum={grad_accum} must be a multiple of the number of processes, {world}')
 
-    # the machine; the other processes wait until the first one has prepared and checked everything
+    # the machine; the other processes wait until the first has prepared and checked everything
     device, autocast, machine = run.pick_device(device, dtype, int(os.environ.get('LOCAL_RANK', 0)))
     run.keep_freed_memory()
     if world > 1:
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=datetime.timedelta(hours=3))
+        backend = 'nccl' if device.type == 'cuda' else 'gloo'
+        dist.init_process_group(backend, timeout=datetime.timedelta(hours=3))
     if rank > 0:
         dist.barrier()
 
     # data
-    sets = [prepare_wiki.load(name, tokenizer, data_dir) for name in mix]        # [(folder, meta)]
-    spec = checkpoint['tokenizer'] if checkpoint else sets[0][1]['tokenizer']
-    for name, (folder, meta) in zip(mix, sets):
-        if (meta['tokenizer']['name'], meta['tokenizer']['sha256']) != (spec['name'], spec['sha256']):
-            fail(f'{folder} has another tokenizer than {source if checkpoint else sets[0][0]}; make it with that one: '
-                 + command('prepare_wiki.py', input='FILE', dataset=name, tokenizer=source.parent if checkpoint else sets[0][0]))
+    sets = [prepare_wiki.load(name, tokenizer, data_dir) for name in mix]     # [(folder, meta)]
     folder, meta = sets[0]
+    spec = checkpoint['tokenizer'] if checkpoint else meta['tokenizer']
+    for name, (other, other_meta) in zip(mix, sets):
+        if other_meta['tokenizer']['sha256'] != spec['sha256']:
+            wanted = source.parent if checkpoint else folder
+            again = command('prepare_wiki.py', input='FILE', dataset=name, tokenizer=wanted)
+            fail(f'{other} has another tokenizer than {wanted}; make it with that one: {again}')
     encoding = tokenizers.load(spec, folder)
     spelling = tokenizers.spelling(encoding)
     token_bytes = np.array([len(token or b'') for token in spelling])
@@ -287,26 +218,32 @@ if __name__ == '__main__':
     if going_on and not eval_only and checkpoint['data'] != trained_on:
         fail(f'{folder}: not the data that {out_dir} was trained on; it was prepared again')
     files = [open_split(*data, 'train', block_size, train_tokens) for data in sets]
-    n_train = sum(map(len, files))
-    rows = [along(share_points, it) for it in range(0, max_iters, max_iters // 100 + 1)]
-    average = np.mean([row / row.sum() for row in rows], axis=0)   # the share of each set, over the whole run
-    counts = n_train * sum(share * count_tokens(tokens, len(spelling)) / len(tokens) for share, tokens in zip(average, files))
+    n_train = sum(len(tokens) for tokens in files)
+    shares_of_steps = along(share_points, np.arange(max_iters))               # (sets, steps)
+    average = (shares_of_steps / shares_of_steps.sum(axis=0)).mean(axis=1)
+    bytes_per_token = 0.0
+    for share_of_set, (_, about) in zip(average, sets):
+        text = about['splits']['train']
+        bytes_per_token += share_of_set * text['bytes'] / text['tokens']
 
-    # model and optimizers
+    # model
     torch.manual_seed(seed)
     if checkpoint:
-        model = run.restore_model(checkpoint, spelling, source, **adapters)
+        model = run.restore_model(checkpoint, spelling, source, lora_rank)
         counts = checkpoint['counts']
     else:
-        kinds = run.idea_module(idea).Config
-        shape = {name: settings[name] for name in kinds.__dataclass_fields__ if name in settings}
+        counts = torch.zeros(len(spelling))
+        for share_of_set, tokens in zip(average, files):
+            found = count_tokens(tokens, len(spelling))
+            counts += torch.from_numpy(found * share_of_set * n_train / len(tokens))
+        Config = run.idea_module(idea).Config
+        shape = {name: settings[name] for name in Config.__dataclass_fields__ if name in settings}
         try:
-            config = kinds(vocab_size=spec['vocab_size'], max_bytes=spec['max_token_bytes'], **shape)
+            config = Config(vocab_size=spec['vocab_size'], max_bytes=spec['max_token_bytes'], **shape)
         except ValueError as error:
             fail(error)
-        counts = torch.from_numpy(counts).float()
         model = run.build_model(config, spelling, counts, idea)
-    raw_model = model.to(device)
+    raw_model = model.to(device)   # without what compiling and DDP wrap around it
     config = model.config
     if config.lora_rank and config.share == 'none':   # the run that it started from stays as it is
         model.requires_grad_(False)
@@ -314,28 +251,33 @@ if __name__ == '__main__':
             if isinstance(module, LoRA):
                 module.A.requires_grad_()
                 module.B.requires_grad_()
-    with autocast:
-        computing = torch.bfloat16 if torch.is_autocast_enabled(device.type) else torch.float32
-    optimizers = make_optimizers(model, optimizer, learning_rate, muon_lr, weight_decay, beta2, computing)
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and not eval_only else None
+    averaged = None
+    if ema and not eval_only:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
     judged = averaged.module if averaged else model   # what is evaluated, and kept in best.pt
     model.dropout.set(max(p for _, p in dropout_points))
-    torch.manual_seed(seed + rank)   # each process drops units of its own
-
     parts = model.count_parameters()
     say(machine)
     say(f'parameters: {sum(parts.values()):,} = ' + ' + '.join(f'{part} {n:,}' for part, n in parts.items()))
+
     how = dict(batch_size=batch_size, autocast=autocast, rank=rank, world=world)
     if eval_only:
         stride = stride or block_size // 2
-        nats, bpb, total = evaluate(model, sets, token_bytes, split, stride=stride, progress=watch(f'evaluating {split}'), **how)
-        say(f'{split} split after {checkpoint["iter"]} steps, windows of {block_size} tokens, a new one every {stride}: '
-            f'{nats:.4f} nats per token, {bpb:.4f} bits per byte')
-        units = {unit: sum(meta['splits'][split][f'{unit}s'] for _, meta in sets) for unit in ('byte', 'char', 'word')}
-        say('perplexity: ' + ', '.join(f'{np.exp(np.float64(total / n)):.4g} per {unit}' for unit, n in units.items()))
+        nats, bpb, total = evaluate(judged, sets, token_bytes, split, stride=stride,
+                                    progress=watch(f'evaluating {split}'), **how)
+        say(f'{split} split after {checkpoint["iter"]} steps, windows of {block_size} tokens, a new one '
+            f'every {stride}: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
+        for unit in ('byte', 'char', 'word'):
+            n = sum(meta['splits'][split][f'{unit}s'] for _, meta in sets)
+            say(f'perplexity: {np.exp(np.float64(total / n)):.4g} per {unit}')
         sys.exit()
 
-    # where the run is: at its beginning, or where the checkpoint left it
+    # optimizers, and where the run is: at its beginning, or where the checkpoint left it
+    with autocast:
+        bfloat16 = torch.is_autocast_enabled(device.type)
+    optimizers = muon.make_optimizers(model, optimizer, learning_rate, muon_lr, weight_decay, beta2,
+                                      torch.bfloat16 if bfloat16 else torch.float32)
+    torch.manual_seed(seed + rank)   # each process drops units of its own
     it, best, seconds = 0, math.inf, 0.0
     since = dict(it=0, loss=torch.zeros((), device=device))   # of the steps since the last line
     blocks = Mix([Order(tokens, block_size, seed) for tokens in files])
@@ -343,10 +285,12 @@ if __name__ == '__main__':
         it, best, seconds = checkpoint['iter'], checkpoint['best'], checkpoint['seconds']
         if it >= max_iters and (out / 'result.json').exists():
             fail(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
-        since = checkpoint['since'] | dict(loss=checkpoint['since']['loss'].to(device))
-        blocks = Mix([Order(tokens, block_size, seed, *at) for tokens, at in zip(files, checkpoint['order'])], checkpoint['owed'])
-        for o, state in zip(optimizers, checkpoint['optimizers']):
-            o.load_state_dict(state)
+        since = checkpoint['since']
+        since['loss'] = since['loss'].to(device)
+        orders = [Order(tokens, block_size, seed, *at) for tokens, at in zip(files, checkpoint['order'])]
+        blocks = Mix(orders, checkpoint['owed'])
+        for each, state in zip(optimizers, checkpoint['optimizers']):
+            each.load_state_dict(state)
         if averaged:
             averaged.load_state_dict(checkpoint['ema'])
         torch.set_rng_state(checkpoint['rng'])
@@ -355,84 +299,87 @@ if __name__ == '__main__':
         elif device.type == 'cuda' and checkpoint['cuda_rng'] is not None:
             torch.cuda.set_rng_state(checkpoint['cuda_rng'])
     checkpoint = None   # so that its memory is free
-
-    def is_due(interval):
-        return it % interval == 0 or it >= max_iters
-
     log_file = out / 'log.csv'
     if rank == 0:   # the folder is this run's from here on
         lock = run.take_folder(out.resolve(), fresh=not going_on)
-        for part in out.glob('*.part'):   # of a process that was killed
-            part.unlink()
         (out / 'result.json').unlink(missing_ok=True)   # of a shorter run
         tokenizers.save(encoding, out)   # so that sample.py needs nothing but out_dir
-        again = is_due(log_interval) or is_due(eval_interval)
-        run.cut_log(log_file, lambda step: step < it or step == it and not again)
+        run.cut_log(log_file, it)
 
     step_tokens = batch_size * grad_accum * block_size
-    bytes_per_token = sum(share * meta['splits']['train']['bytes'] / meta['splits']['train']['tokens']
-                          for share, (_, meta) in zip(average, sets))
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):   # whose products count
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model.eval()(*load_blocks([(files[0], 0)], block_size, device))
-    flops = 3 * counter.get_total_flops() / block_size   # the backward pass costs two forward passes
+    flops = 3 * counter.get_total_flops() / block_size   # a backward pass costs two forward passes
     say(f'training costs {flops / 1e6:,.1f} million floating-point operations a token')
-    say(f"data: {', '.join(str(folder) for folder, _ in sets)}: {n_train:,} tokens of {bytes_per_token:.2f} bytes; "
-        f'{max_iters} steps of {step_tokens:,} tokens are {max_iters * step_tokens / n_train:.1f} epochs')
-    if init_from == 'scratch' and it == 0:
-        say('the first loss is that of a model that ' + (
-            'knows only how often each token occurs' if config.embedding == 'byte_pool' or config.output_bias else
-            f'knows nothing: each of {config.vocab_size:,} tokens is as likely, ln V = {math.log(config.vocab_size):.3f}'))
+    say(f"data: {', '.join(str(folder) for folder, _ in sets)}: {n_train:,} tokens of "
+        f'{bytes_per_token:.2f} bytes; {max_iters} steps of {step_tokens:,} tokens are '
+        f'{max_iters * step_tokens / n_train:.1f} epochs')
+    if init_from == 'scratch' and config.embedding == 'table' and not config.output_bias:
+        say(f'the first loss is that of a model that knows nothing: each of {config.vocab_size:,} '
+            f'tokens is as likely, ln V = {math.log(config.vocab_size):.3f}')
     questions = []   # for multiple choice on the way
     if eval_mc and rank == 0:
         import eval_mc as multiple_choice
         for task in mc_tasks.split(','):
             questions += multiple_choice.load(task, f'{data_dir}/eval', limit=eval_mc)
-    held = open_split(folder, meta, 'val', block_size)
-    texts = [b''.join(spelling[i] for i in tokens.tolist()) for tokens in (files[0][:2**22], held[:2**21])]
-    xz = []
-    xz_thread = threading.Thread(target=lambda: xz.append(xz_bits_per_byte(*texts)), daemon=True)
-    if rank == 0:
-        xz_thread.start()
     if compile and device.type == 'cuda':
         model = torch.compile(model)
     if world > 1:
         if rank == 0:
-            dist.barrier()
+            dist.barrier()   # the others may go on
         model = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-    for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if world == 1 else ():
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:   # nohup ignores one
-            signal.signal(getattr(signal, name), stop)
+    else:   # torchrun has its own way with signals
+        for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
+            number = getattr(signal, name, None)   # Windows has no SIGHUP
+            if number and signal.getsignal(number) != signal.SIG_IGN:   # nohup ignores it
+                signal.signal(number, stop)
 
     # the loop: look at where the run is, save it, then a step
+    def is_due(interval):
+        return it % interval == 0 or it >= max_iters
+
+    def so_far():
+        """What the log and the result say of the whole run up to here."""
+        tokens = it * step_tokens
+        return dict(tokens=tokens, bytes=round(tokens * bytes_per_token),
+                    seconds=seconds + time.monotonic() - begun)
+
     raw_model.train()
-    first, n_micro = it, grad_accum // world
-    begun, line_time, pass_times = time.monotonic(), time.monotonic(), []
+    n_micro = grad_accum // world
+    first = line_it = it
+    begun = line_time = time.monotonic()   # which no change of the clock moves
     while True:
         row = {}
         if is_due(log_interval) and it > since['it']:
-            n, loss, now = it - since['it'], since['loss'].clone(), time.monotonic()
+            loss = since['loss'] / (it - since['it'])
             if world > 1:
                 dist.all_reduce(loss)   # the mean over the processes, as the gradient is
-            loss = loss.item() / n / world
+            loss = loss.item() / world
             if not math.isfinite(loss):
                 fail(f'step {it}: the loss is {loss}; lower the learning rate')
-            row = dict(train_loss=loss, lr=since['lr'], dropout=since['dropout'], grad_norm=since['norm'].item(),
-                       tokens_per_s=(it - max(since['it'], first)) * step_tokens / (now - line_time))
+            now = time.monotonic()
+            speed = (it - line_it) * step_tokens / (now - line_time)
             left = (now - begun) / max(it - first, 1) * (max_iters - it)
-            say(f'step {it:6} | loss {loss:.4f} | {row["tokens_per_s"]:,.0f} tokens/s | {duration(left)} left')
+            say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s | {duration(left)} left')
+            row = dict(train_loss=loss, lr=since['lr'], dropout=since['dropout'],
+                       grad_norm=since['norm'].item(), tokens_per_s=speed)
         improved = False
         if is_due(eval_interval) and not stopped:
             try:
-                nats, bpb, _ = evaluate(judged, sets, token_bytes, 'val', eval_tokens, progress=watch('evaluating val'), **how)
+                nats, bpb, _ = evaluate(judged, sets, token_bytes, 'val', eval_tokens,
+                                        progress=watch('evaluating val'), **how)
                 if not math.isfinite(nats):
-                    fail(f'step {it}: the held-out loss is {nats}; lower the learning rate. The last checkpoint is kept')
+                    fail(f'step {it}: the held-out loss is {nats}; lower the learning rate. '
+                         'The last checkpoint is kept')
                 say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')
                 if questions:
                     with autocast:
-                        score, _ = multiple_choice.evaluate(judged.eval(), encoding, questions, progress=watch('questions'))
+                        score, _ = multiple_choice.evaluate(judged.eval(), encoding, questions,
+                                                            progress=watch('questions'))
                     judged.train()
-                    say(f'step {it:6} | {len(questions)} questions: {score["acc"]:.1%} right, {score["acc_norm"]:.1%} by '
-                        f'character (chance {score["chance"]:.1%}), log p(right answer) {score["log_prob"]:.3f}')
+                    say(f'step {it:6} | {len(questions)} questions: {score["acc"]:.1%} right, '
+                        f'{score["acc_norm"]:.1%} by character (chance {score["chance"]:.1%}), '
+                        f'log p(right answer) {score["log_prob"]:.3f}')
                     row |= dict(mc_acc=score['acc'], mc_acc_norm=score['acc_norm'], mc_log_prob=score['log_prob'])
                 row |= dict(val_loss=nats, val_bpb=bpb)
                 improved = bpb < best
@@ -441,83 +388,75 @@ if __name__ == '__main__':
                 row = {}   # it is made again when the run goes on
         if rank == 0 and (stopped or 'val_bpb' in row):
             state = dict(
-                format=run.FORMAT, config=asdict(config), idea=idea, model=raw_model.state_dict(), counts=counts,
-                tokenizer=spec, settings=settings, iter=it, ema=averaged.state_dict() if averaged else None,
-                optimizers=[o.state_dict() for o in optimizers], data=trained_on, owed=blocks.owed.tolist(),
-                order=[[order.epoch, order.read] for order in blocks.orders], best=best, since=since,
-                seconds=seconds + time.monotonic() - begun, rng=torch.get_rng_state(),
+                format=run.FORMAT, config=asdict(config), idea=idea, model=raw_model.state_dict(),
+                counts=counts, tokenizer=spec, settings=settings, iter=it, best=best, since=since,
+                optimizers=[each.state_dict() for each in optimizers],
+                ema=averaged.state_dict() if averaged else None, seconds=so_far()['seconds'],
+                data=trained_on, owed=blocks.owed.tolist(),
+                order=[[order.epoch, order.read] for order in blocks.orders],
+                rng=torch.get_rng_state(),
                 cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
             if improved:   # first, for ckpt.pt says how good it is
                 run.save_checkpoint(out / 'best.pt', state | dict(model=judged.state_dict()))
             run.save_checkpoint(out / 'ckpt.pt', state)
         if stopped:
-            say(f'stopped at step {it} and saved; go on with: ' + command('train.py', out_dir=out_dir, init_from='resume'))
+            say(f'stopped at step {it} and saved; go on with: '
+                + command('train.py', out_dir=out_dir, init_from='resume'))
             sys.exit(130)
         if row:
-            row |= dict(iter=it, tokens=it * step_tokens, bytes=round(it * step_tokens * bytes_per_token),
-                        epoch=it * step_tokens / n_train, seconds=seconds + time.monotonic() - begun)
             if rank == 0:
-                run.add_to_log(log_file, row)
+                run.add_to_log(log_file, row | so_far() | dict(iter=it, epoch=it * step_tokens / n_train))
             since = dict(it=it, loss=torch.zeros((), device=device))
-            line_time = time.monotonic()   # the time of an evaluation isn't training's
+            line_it, line_time = it, time.monotonic()   # an evaluation's time isn't training's
         if it >= max_iters:
             break
 
         factor = learning_rate_factor(it, max_iters, warmup_iters, schedule, decay_share, final_lr)
-        for o, peak in optimizers.items():
-            for group in o.param_groups:
+        for each, peak in optimizers.items():
+            for group in each.param_groups:
                 group['lr'] = peak * factor
         p = along(dropout_points, it).item()
         raw_model.dropout.set(p)
-        mine = [blocks.next(along(share_points, it)) for _ in range(batch_size * grad_accum)][rank::world]
+        drawn = [blocks.next(along(share_points, it)) for _ in range(batch_size * grad_accum)]
+        mine = drawn[rank::world]
         progress = Progress(f'step {it + 1}')
         for micro in range(n_micro):
             x, y = load_blocks(mine[micro::n_micro], block_size, device)
-            model.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up the gradients once
+            model.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up gradients once
             with autocast:
                 loss = model(x, y).mean() / n_micro
             loss.backward()
             since['loss'] += loss.detach()
-            if len(pass_times) < 2:   # the first one is slower than the others, the second shows the rate
-                loss.item()
-                pass_times.append(time.monotonic())
-                if len(pass_times) == 2:
-                    whole = (pass_times[1] - pass_times[0]) * n_micro * (max_iters - it)
-                    say(f'a step of {step_tokens:,} tokens takes about {whole / (max_iters - it):.2g} s here: '
-                        f'{duration(whole)} left')
-                    if whole > 2 * 86400:
-                        say('that is long: try config/tiny_10m.py or the quick start, fewer steps (--max_iters), or a GPU')
-            elif rank == 0 and micro < n_micro - 1:
-                progress((micro + 1) / n_micro)
+            progress((micro + 1) / n_micro)
         norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
-        for o in optimizers:
-            o.step()
-            o.zero_grad(set_to_none=True)
+        for each in optimizers:
+            each.step()
+            each.zero_grad(set_to_none=True)
         if averaged:
             averaged.update_parameters(raw_model)
         it += 1
         since |= dict(lr=learning_rate * factor, dropout=p, norm=norm.detach())
 
-    # the end
-    if not all(len(open_split(*data, 'val', block_size)) - 1 <= eval_tokens for data in sets):
-        bpb = evaluate(judged, sets, token_bytes, 'val', progress=watch('evaluating val'), **how)[1]
+    # the end: all of the held-out text, beside what compressors make of it
+    if any(meta['splits']['val']['tokens'] - 1 > eval_tokens for _, meta in sets):
+        _, bpb, _ = evaluate(judged, sets, token_bytes, 'val', progress=watch('evaluating val'), **how)
     if rank == 0:
         judged.eval()
-        prompt = held[:9].tolist()   # the end of text before it, and a held-out text's first 8 tokens
+        held = open_split(*sets[0], 'val', block_size)
+        prompt = held[:9].tolist()   # the end of text before it, and a text's first 8 tokens
         with autocast:
             more = judged.generate(torch.tensor([prompt], device=device), 100, temperature=0.8, top_k=50)
             ids = prompt[1:] + [token.item() for token in more]
-        sample = b''.join(spelling[i] or b'\n\n' for i in ids)
-        say(f"\n--- a held-out text's first words, continued\n{sample.decode(errors='replace')}\n---")
-        xz_thread.join()
-        size = len(texts[1])
-        say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {8 * len(gzip.compress(texts[1], 9)) / size:.3f} for the same '
-            f'text{", its first megabytes" if len(held) > 2**21 else ""}\n'
-            f'and xz {xz[0]:.3f} after it has read the training text, the fairer comparison, for the model has read it too')
-        result = dict(val_bpb=bpb, best_bpb=best, tokens=it * step_tokens, bytes=round(it * step_tokens * bytes_per_token),
-                      seconds=seconds + time.monotonic() - begun, flops_per_token=flops, parameters=parts,
-                      settings=settings, machine=machine, peak_memory=run.peak_memory(device))
-        download.write_whole(out / 'result.json', json.dumps(result, indent=1).encode())   # that it is there: finished
+        sample = b''.join(spelling[i] or b'\n\n' for i in ids).decode(errors='replace')
+        say(f"\n--- a held-out text's first words, continued\n{sample}\n---")
+        seen, text = (b''.join(spelling[i] for i in tokens) for tokens in (files[0][:2**20], held[:2**21]))
+        gzip, xz = compressors(seen, text)
+        say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {gzip:.3f} for the same text')
+        say(f'and xz {xz:.3f} after {len(seen) / 1e6:.1f} MB of the training text, the fairer comparison')
+        result = so_far() | dict(val_bpb=bpb, best_bpb=best, flops_per_token=flops, parameters=parts,
+                                 settings=settings, machine=machine, peak_memory=run.peak_memory(device))
+        # that it is there means: finished
+        download.write_whole(out / 'result.json', json.dumps(result, indent=1).encode())
         say(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {result["seconds"] / 60:.1f} minutes, '
             f'{result["peak_memory"] / 1e9:.1f} GB at most')
         say('next: ' + command('sample.py', out_dir=out_dir, prompt='A list is'))

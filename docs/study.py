@@ -5,9 +5,10 @@ Experiments side by side, over seeds: one command runs a study, or goes on where
     python docs/study.py --study=sharing --more="--device=cpu --max_iters=50"
 
 Each run is `python train.py FLAGS --seed=S --out_dir=out/study/<name>-S`. What came of them goes to
-docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table) and, with matplotlib, assets/<study>.png.
+docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table; of the ideas docs/ideas_table.md) and, with
+matplotlib, assets/<study>.png. A finished run of the ideas also writes 200 tokens at temperature 0, to time them.
 """
-study = 'embedding'      # embedding, sharing, dropout or schedule: see STUDIES
+study = 'embedding'      # embedding, sharing, dropout, schedule or ideas: see STUDIES
 dataset = 'simplewiki'   # prepared for the tokenizers that the study names
 seeds = 3                # 1337 and the following ones
 more = ''                # flags for all runs
@@ -17,6 +18,7 @@ table = False            # only write the table and the picture of what has been
 import csv
 import json
 import pathlib
+import re
 import signal
 import statistics
 import subprocess
@@ -30,10 +32,12 @@ configure(globals(), at_least={1: 'seeds'})
 signal.signal(signal.SIGINT, lambda *_: None)   # Ctrl-C is train.py's, which saves; its exit status tells us
 
 # embedding: 450 steps of about 9 kB of text, whatever the tokenizer, with about 1.1 kB of context; the others: 200
-# steps. 4 layers of width 192. A run that two studies name is run once.
-SMALL = dict(max_iters=450, eval_interval=50, eval_tokens=32768, log_interval=50)
-GPT2, BPE = SMALL | dict(tokenizer='gpt2-16', block_size=256), SMALL | dict(tokenizer='bpe8192', block_size=308)
-POOL = GPT2 | dict(embedding='byte_pool')
+# steps. 4 layers of width 192. A run that two studies name is run once. All start from how often each token occurs.
+SMALL = dict(max_iters=450, eval_interval=50, eval_tokens=32768, log_interval=50,
+             n_layer=4, n_head=6, n_kv_head=6, n_embd=192, d_ff=576, n_byte_embd=128, n_byte_head=4, batch_size=8)
+TABLE = SMALL | dict(output_bias=True)
+GPT2, BPE = TABLE | dict(tokenizer='gpt2-16', block_size=256), TABLE | dict(tokenizer='bpe8192', block_size=308)
+POOL = SMALL | dict(tokenizer='gpt2-16', block_size=256, embedding='byte_pool')
 BASE = POOL | dict(max_iters=200)
 AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
 DROPOUTS = {'constant': 0.1, 'early linear': [[0, 0.1], [67, 0]], 'late': [[133, 0], [134, 0.1]]}
@@ -43,9 +47,8 @@ STUDIES = dict(
         'gpt2 softmax': GPT2,
         'gpt2 softmax, small': GPT2 | dict(n_embd=60, d_ff=180),   # 3.2M parameters; byte_pool has 3.1M
         'bpe8192 softmax': BPE,
-        'bytes': SMALL | dict(tokenizer='byte', block_size=1124),
-        'byte_pool, no counts': POOL | dict(counts=False),
-        'gpt2 softmax, no counts': GPT2 | dict(counts=False)},
+        'bytes': TABLE | dict(tokenizer='byte', block_size=1124),
+        'gpt2 softmax, no counts': GPT2 | dict(output_bias=False)},
     sharing={   # the same shape costs the same FLOPs; thin, narrow and wide are for as many parameters
         'base': BASE,
         'base, thin ffn': BASE | dict(d_ff=144),                                        # as many as ffn
@@ -59,7 +62,22 @@ STUDIES = dict(
     schedule={'base': BASE, 'wsd': BASE | dict(schedule='wsd'), 'wsd + ema': BASE | dict(schedule='wsd', ema=0.95)},
     dropout={'base': BASE} | {f'dropout {name}': BASE | dict(dropout=p) for name, p in DROPOUTS.items()} |
             {'10 epochs': AGAIN, **{f'10 epochs, dropout {name}': AGAIN | dict(dropout=p) for name, p in DROPOUTS.items()},
-             '10 epochs, dropout, decay, ema': AGAIN | dict(dropout=0.1, weight_decay=0.8, ema=0.95)})
+             '10 epochs, dropout, decay, ema': AGAIN | dict(dropout=0.1, weight_decay=0.8, ema=0.95)},
+    ideas={   # each beside base; beside them, what as many parameters or FLOPs do without an idea
+        'base': BASE,
+        'value_residual': BASE | dict(idea='value_residual'),
+        'experts': BASE | dict(idea='experts'),
+        'base, wide ffn': BASE | dict(d_ff=2304),                                       # as many parameters as experts
+        'early_exit': BASE | dict(idea='early_exit', exit_above=0.7),
+        'self_speculation': BASE | dict(idea='self_speculation'),                       # the same training
+        'pause_tokens': BASE | dict(idea='pause_tokens'),
+        'base, 5 layers': BASE | dict(n_layer=5),                                       # as many FLOPs as pause_tokens
+        'teacher': BASE | dict(max_iters=600),                                          # base, three times as long
+        'distillation': BASE | dict(idea='distillation', teacher='out/study/teacher-{seed}'),
+        'mixture_of_depths': BASE | dict(idea='mixture_of_depths'),
+        'base, 3 layers': BASE | dict(n_layer=3),                                       # as mixture_of_depths
+        'next_thought': BASE | dict(idea='next_thought'),
+        'fill_in_the_middle': BASE | dict(idea='fill_in_the_middle')})
 if study not in STUDIES:
     sys.exit(f'study={study} is none of {", ".join(STUDIES)}')
 runs = {name: settings for name, settings in STUDIES[study].items() if only in ('', name)}
@@ -71,11 +89,22 @@ def folder(name, seed):
     return ROOT / 'out/study' / f'{name}-{seed}'.replace(' ', '_').replace(',', '')
 
 
+def time_generation(out):
+    """Keep in the run's folder how many tokens it writes in a second; only of the ideas, where it differs."""
+    file = out / 'generation.txt'
+    if study == 'ideas' and not file.exists():
+        said = subprocess.run([sys.executable, ROOT / 'sample.py', f'--out_dir={out}', '--temperature=0', '--prompt=The city of',
+                               '--device=cpu'], cwd=ROOT, capture_output=True, text=True, encoding='utf-8').stderr
+        found = re.search(r'(\d+) tokens/s', said)
+        file.write_text(found[1] if found else sys.exit(f'{out}: sample.py failed: {said}'))
+
+
 for seed in range(1337, 1337 + seeds) if not table else ():
     for name, settings in runs.items():
         out = folder(name, seed)
         flags = dict(dataset=dataset, seed=seed) | settings | dict(
             flag.removeprefix('--').split('=', 1) for flag in more.split())
+        flags = {key: value.format(seed=seed) if key == 'teacher' else value for key, value in flags.items()}
         flags = json.loads(json.dumps(flags))   # as they will be read again
         asked, begun, ended = (out / file for file in ('flags.json', 'ckpt.pt', 'result.json'))
         if begun.exists() or ended.exists():
@@ -83,6 +112,7 @@ for seed in range(1337, 1337 + seeds) if not table else ():
             if wrong := [key for key in {**old, **flags} if old.get(key) != flags.get(key)]:
                 sys.exit(f'{out}: was run with another {", ".join(wrong)}; move it away')
         if ended.exists():
+            time_generation(out)
             continue
         print(f'--- {name}, seed {seed}', flush=True)
         out.mkdir(parents=True, exist_ok=True)
@@ -91,6 +121,7 @@ for seed in range(1337, 1337 + seeds) if not table else ():
         command += ['--init_from=resume'] * begun.exists()
         if status := subprocess.run([sys.executable, ROOT / 'train.py', *command], cwd=ROOT).returncode:
             sys.exit(f'{name}, seed {seed}: ' + ('stopped; the same command goes on' if status == 130 else 'failed'))
+        time_generation(out)
 
 COLUMNS = 'iter', 'tokens', 'bytes', 'seconds', 'val_bpb'
 results, lines = {}, []   # {name: its results, a seed each}, [[name, seed, *COLUMNS]]
@@ -100,7 +131,11 @@ for name in STUDIES[study]:
         if file.exists():
             rows = [row for row in csv.DictReader((folder(name, seed) / 'log.csv').open()) if row['val_bpb']]
             lines += [[name, seed, *(row[key] for key in COLUMNS)] for row in rows]
-            results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')))
+            speeds = [float(row['tokens_per_s']) for row in csv.DictReader((folder(name, seed) / 'log.csv').open())
+                      if row['tokens_per_s']]
+            speed = folder(name, seed) / 'generation.txt'
+            results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')) | dict(
+                training=statistics.median(speeds), generation=float(speed.read_text()) if speed.exists() else None))
 if not results:
     sys.exit(f'study={study}: no run is finished yet')
 with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
@@ -108,9 +143,15 @@ with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
 
 AMOUNTS = {'parameters, M': lambda one: sum(one['parameters'].values()) / 1e6,
            'PFLOP': lambda one: one['flops_per_token'] * one['tokens'] / 1e15}
-text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | lowest on the way | '
-        'bits per byte (range, seeds) |',
-        '|---|---:|---:|---:|---:|---:|---:|---:|---:|']
+text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | training, tokens/s | '
+        'generation, tokens/s | lowest on the way | bits per byte (range, seeds) |',
+        '|---|' + '---:|' * 10]
+
+
+def middle(speeds):
+    return '–' if None in speeds else f'{statistics.mean(speeds):,.0f}'
+
+
 for name, found in results.items():
     one, bpb = found[0], [result['val_bpb'] for result in found]
     ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
@@ -118,14 +159,18 @@ for name, found in results.items():
     text.append(f'| {name} | {AMOUNTS["parameters, M"](one):.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
                 f'{AMOUNTS["PFLOP"](one):.3f} | {memory} | '
                 f'{statistics.mean(result["seconds"] for result in found) / 60:.1f} | '
+                f'{statistics.mean(result["training"] for result in found):,.0f} | '
+                f'{middle([result["generation"] for result in found])} | '
                 f'{statistics.mean(result["best_bpb"] for result in found):.3f} | '
                 f'{statistics.mean(bpb):.3f} ' +
                 (f'({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |' if bpb[1:] else '(1 seed) |'))
 every = [result for found in results.values() for result in found]
 text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]}' for result in every}),
          f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
-         'compare that among runs with one tokenizer.']
-(ROOT / f'docs/{study}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
+         'compare that among runs with one tokenizer.',
+         *['PFLOP is three times the forward pass of evaluation; what is computed in training alone (a second loss, a '
+           "teacher) shows in tokens/s. What differs from base by less than base's own range is a tie."] * (study == 'ideas')]
+(ROOT / f'docs/{"ideas_table" if study == "ideas" else study}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
 print('\n'.join(text))
 
 try:

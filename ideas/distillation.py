@@ -6,7 +6,7 @@ The token that came is one draw; a teacher says how likely all others were. The 
 The sum is the divergence of p from q, plus q's entropy, which no student can change. A table sums over all V tokens;
 byte pooling, for 257 numbers, over the symbols at each fork on the way to the token that came.
 
-Changes: the loss in training, and the teacher's forward pass. The run that it makes is a plain one that needs no teacher.
+Changes: the loss in training, and the teacher's forward pass. What it trains needs no teacher afterwards.
 Try:     python train.py config/quick_byte.py --idea=distillation --teacher=out/quick_byte --out_dir=out/student
 Took:    NOT MEASURED YET (minutes beside the plain model's: docs/study.py --study=ideas)
 Result:  NOT MEASURED YET (bits per byte beside the plain model's and the teacher's, three seeds)
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import model
-import run
+import run   # the one idea that needs another run
 
 
 @dataclass
@@ -51,9 +51,9 @@ class StudentBytes(model.BytePool):
         if not (self.training and self.teacher):
             return super().nll_of_forks(h, tokens, L)
         mine, theirs = h.tensor_split([self.slices.in_features], dim=-1)
-        logits = self.decode(mine, tokens, L), self.teacher[0].tokens.decode(theirs, tokens, L)  # 2 x (n, L, 257)
-        taken = self.taken[tokens, :L]                                  # (n, L)
-        return mixed_loss(*(x.flatten(0, 1) for x in logits), taken.flatten(), self.share).view(taken.shape)
+        logits = self.decode(mine, tokens, L), self.teacher[0].tokens.decode(theirs, tokens, L)
+        logits = [x.flatten(0, 1) for x in logits]                      # 2 x (n L, 257)
+        return mixed_loss(*logits, self.taken[tokens, :L].flatten(), self.share).view(-1, L)
 
 
 class GPT(model.GPT):
@@ -68,9 +68,8 @@ class GPT(model.GPT):
             return super().forward(idx, targets)
         if not self.tokens.teacher:
             self.tokens.teacher = [self.load_teacher(idx, targets)]
-        with torch.no_grad():
-            theirs = self.tokens.teacher[0].hidden(idx)
-        return self.tokens.nll(torch.cat((self.hidden(idx), theirs), dim=-1), targets)   # both, side by side
+        h = self.hidden(idx), self.tokens.teacher[0].hidden(idx)        # its weights ask for no gradient
+        return self.tokens.nll(torch.cat(h, dim=-1), targets)           # both, side by side
 
     @torch.no_grad()
     def load_teacher(self, idx, targets):

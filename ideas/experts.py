@@ -57,6 +57,8 @@ class Experts(nn.Module):
         y = torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
             rows, place = (chosen == e).nonzero(as_tuple=True)          # the tokens that chose it
+            if len(rows) == 0 and not self.training:                    # in training an idle one has a gradient, of 0
+                continue
             y = y.index_add(0, rows, (expert(x[rows]) * weights[rows, place, None]).type_as(y))
         return y.view(shape)
 

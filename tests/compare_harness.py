@@ -1,20 +1,22 @@
 """
 eval_mc.py beside EleutherAI's lm-evaluation-harness: the same questions, the same weights. A command, not a test.
 
-    pip install lm_eval==0.4.13 transformers accelerate pytest   # in a virtual environment of its own, with torch
+    pip install lm_eval==0.4.13 transformers accelerate   # in a virtual environment of its own, with torch
     python tests/compare_harness.py --data_dir=data/eval --limit=100
+    python tests/compare_harness.py --data_dir=data/eval --out_dir=out/quick    # a trained run
     python tests/compare_harness.py --data_dir=data/eval --speed=200
 
-A random model's weights are also given to Hugging Face's Llama. The harness reads its own task files and makes its
-own prompts, requests and metrics from the same records; nothing but the loading of a file is ours. Compared are
+convert.py writes the model, a random one or a run, as Hugging Face's Llama into a folder, which the harness loads. It
+reads its own task files and makes its own prompts, requests and metrics from the same records. Compared are
 every request (two strings), every log-probability, and every accuracy: the harness's must be ours by its own rule
 that the first of equal scores is the answer, and lie between ours and ours with all ties added.
 --speed times both instead, in turns, and prints one table of all tasks.
 """
+out_dir = ''             # a run, a Llama; without, a small random model with GPT-2's tokenizer
 data_dir = 'data/eval'   # the tasks' files, as eval_mc.py has them
 limit = 20               # items of each task, of MMLU of each subject; 0 for all
 num_fewshot = 0          # answered examples before each question; where ARC's Train is missing its Dev stands in
-block_size = 512         # shorter ones truncate more
+block_size = 512         # of the random model: shorter ones truncate more
 tasks = ''               # these alone, of eval_mc.py's; without, all of them and a file of one's own pairs
 speed = 0                # time about this many items of each task, at 50M parameters
 rounds = 3               # of timing, in turns; the median counts
@@ -53,11 +55,12 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
+import convert
 import eval_mc
+import questions
 import tokenizer as tokenizers
 from model import GPT, Config
-from run import keep_freed_memory
-from test_model import llama_of
+from run import keep_freed_memory, load_run
 
 THEIRS = pathlib.Path(lm_eval.__file__).parent / 'tasks'
 logging.getLogger().setLevel(logging.ERROR)
@@ -114,19 +117,6 @@ def task_of(file, splits):
     return task
 
 
-# ---- the same weights
-
-def harness_of(model, batch_size, dtype=torch.float32):
-    """GPT-2's tokenizer comes from the files that tiktoken keeps."""
-    cache = pathlib.Path(os.environ.get('TIKTOKEN_CACHE_DIR') or pathlib.Path(tempfile.gettempdir(), 'data-gym-cache'))
-    with tempfile.TemporaryDirectory() as folder:
-        for name, key in (('merges.txt', '6d1cbeee0f20b3d9449abfede4726ed8212e3aee'),
-                          ('vocab.json', '6c7ea1a7e38e3a7f062df639a5b80947f075ffe6')):
-            shutil.copy(cache / key, pathlib.Path(folder, name))
-        tokenizer = transformers.GPT2TokenizerFast.from_pretrained(folder)
-    return HFLM(pretrained=llama_of(model).to(dtype), tokenizer=tokenizer, batch_size=batch_size, device='cpu')
-
-
 # ---- agreement
 
 def first_of_equals(items, scores):
@@ -140,7 +130,7 @@ def first_of_equals(items, scores):
 
 
 def compare(model, tokenizer, lm, folder, name):
-    items = eval_mc.load(name, folder, num_fewshot, limit)
+    items = questions.load(name, folder, num_fewshot, limit)
     result, scores = eval_mc.evaluate(model, tokenizer, items)
     ours = [(context, ' ' + choice) for item in items for context, choice in zip(item.contexts, item.choices)]
     instances, docs = [], []
@@ -180,7 +170,7 @@ GOLDEN = {   # the harness's own tests/testdata/<task>-v0-loglikelihood: sha256 
 
 def golden(folder):
     for name, (n, expected) in GOLDEN.items():
-        items = eval_mc.load(name, folder)
+        items = questions.load(name, folder)
         if len(items) != n:
             print(f'not checked: golden hash of {name}: {len(items)} items here, all are {n}')
             continue
@@ -199,7 +189,7 @@ def time_both(model, tokenizer, lm, folder, name):
     """A line of the table: medians of several rounds in turns, by the clock, and the ratio per CPU second too."""
     parts = sources(folder, name)
     share = max(1, speed // len(parts))   # of each file
-    items = eval_mc.load(name, folder, 0, share)
+    items = questions.load(name, folder, 0, share)
     instances = []
     for file, splits in parts:
         task = task_of(file, splits)
@@ -242,20 +232,24 @@ def the_model():
 
 def main():
     keep_freed_memory()   # for both
-    tokenizer = tokenizers.make('gpt2', tokenizers.named_ranks('gpt2'))
-    model = the_model()
-    lm = harness_of(model, 8, getattr(torch, harness_dtype))
+    if out_dir:
+        model, tokenizer, checkpoint = load_run(out_dir)
+        weights = convert.llama_weights(model, checkpoint['idea'])
+    else:
+        model, tokenizer = the_model(), tokenizers.make('gpt2', tokenizers.named_ranks('gpt2'))
+        weights = convert.llama_weights(model)
+    with tempfile.TemporaryDirectory() as folder:
+        convert.write_hf(pathlib.Path(folder), weights, model.config, tokenizer)
+        lm = HFLM(pretrained=folder, dtype=harness_dtype, batch_size=8, device='cpu')
     print(f'{datasets.__name__} {datasets.__version__}, lm_eval {lm_eval.__version__}, torch {torch.__version__}, '
           f'{torch.get_num_threads()} threads')
-    names = tasks.split(',') if tasks else [*eval_mc.TASKS]
+    names = tasks.split(',') if tasks else [*questions.TASKS]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(shutil.copytree(data_dir, folder, dirs_exist_ok=True))
         for part in ('Easy', 'Challenge'):
             if not (folder / f'arc/ARC-{part}-Train.jsonl').exists():
                 shutil.copy(folder / f'arc/ARC-{part}-Dev.jsonl', folder / f'arc/ARC-{part}-Train.jsonl')
         if speed:
-            if dtype == 'bfloat16':   # as eval_mc.py does
-                model.matrices_to_bfloat16()
             print(f'| task | items | ours ({dtype}), items/s | harness ({harness_dtype}) | at batch size | ratio | '
                   'per CPU second |\n|---' + '|---:' * 6 + '|')
             for name in names:

@@ -62,6 +62,7 @@ def tokens_and_vocabulary():
 def our_model(kind):
     """(model, what to compute in, tokens), of kind table, byte_pool, int8 or batch16."""
     import torch
+    import fast
     import run
     run.keep_freed_memory()
     where, context, _ = run.pick_device(device, dtype)
@@ -74,7 +75,7 @@ def our_model(kind):
     if job == 'generate':
         model.eval()
         with context:
-            run.prepare_to_generate(model, 'int8' if kind == 'int8' else 'float32', where)
+            fast.prepare_to_generate(model, 'int8' if kind == 'int8' else 'float32', where)
     return model, context, tokens.to(where)
 
 

@@ -1,4 +1,6 @@
 """Each of the ways in which nanoGPT's configurator fails works here, or ends in one clear line."""
+import time
+
 import pytest
 
 import configurator
@@ -76,3 +78,30 @@ def test_help_lists_each_setting_with_default_and_comment(configure, capsys, fla
         configure(flag)
     out = capsys.readouterr().out
     assert not done.value.code and '--max_iters=600' in out and 'how many steps' in out and 'later' not in out
+
+
+@pytest.mark.parametrize('config', [
+    'from other import *\nname = "b"', 'exec(open("other.py").read())', 'globals().update(max_iters=7, learning_rate=6e-3)',
+    '\ufeffmax_iters = 7', 'def steps():\n    learning_rate = 5\n    return 7\nmax_iters = steps()'])
+def test_a_config_sets_what_it_inherits_and_nothing_else(configure, config, tmp_path, monkeypatch):
+    (tmp_path / 'other.py').write_text('max_iters = 7')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings, given = configure(config=config)
+    assert settings['max_iters'] == 7 and 'max_iters' in given and settings['learning_rate'] == 6e-3
+
+
+@pytest.mark.parametrize('seconds, said', [
+    (0.4, '0:00'), (59, '0:59'), (3599, '59:59'), (7530, '2:05:30'), (47.9 * 3600, '47:54:00'), (48 * 3600, '2.0 days'),
+    (3.44 * 86400, '3.4 days'), (1e8, '1,157.4 days'), (float('inf'), 'inf days')])
+def test_a_duration_is_said_in_the_unit_that_it_needs(seconds, said):
+    assert configurator.duration(seconds) == said
+
+
+def test_the_time_that_is_left_may_be_days(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+    progress = configurator.Progress('step 1')
+    now[0] = 3600.0
+    progress(0.01)   # 99 hours are left
+    assert capsys.readouterr().err.startswith('step 1:   1%, 4.1 days left')

@@ -7,9 +7,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import eval_mc
+import fast
+import held_out
+import muon
 import run
 import tokenizer
-import train
 from model import Config
 
 SMALL = dict(vocab_size=256, block_size=16, n_layer=2, n_head=2, n_kv_head=1, n_embd=16, d_ff=32)
@@ -51,7 +53,7 @@ def test_a_training_step_in_float32_emulates_nothing(changes, optimizer):
     model, _ = model_of(changes)
     model.dropout.set(0.1)
     _, autocast, _ = run.pick_device('cpu', 'float32')
-    optimizers = train.make_optimizers(model, optimizer, 1e-3, 1e-2, 0.1, 0.95, torch.float32)
+    optimizers = muon.make_optimizers(model, optimizer, 1e-3, 1e-2, 0.1, 0.95, torch.float32)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     idx = torch.randint(255, (2, 17))
     with Watch() as watch:
@@ -74,8 +76,8 @@ def test_evaluation_generation_and_multiple_choice_in_float32_emulate_nothing(ch
     items = [eval_mc.make_item('ab', ['cd', 'efg'], 0), eval_mc.make_item('', ['x', 'yz'], 1)]
     device, autocast, _ = run.pick_device('cpu', 'float32')
     with Watch() as watch, autocast:
-        train.evaluate(model, [(tmp_path, meta)], np.ones(256), autocast=autocast)
+        held_out.evaluate(model, [(tmp_path, meta)], np.ones(256), autocast=autocast)
         eval_mc.evaluate(model, bytes_, items)
-        run.prepare_to_generate(model, 'float32', device)
+        fast.prepare_to_generate(model, 'float32', device)
         list(model.generate(torch.tensor([[255, 7]]), 5))
     assert watch.seen > 500 and not watch.half

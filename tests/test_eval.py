@@ -10,12 +10,14 @@ import sys
 import tarfile
 import threading
 import zipfile
+from collections import Counter
 from dataclasses import asdict
 
 import pytest
 import torch
 
 import eval_mc
+import questions
 import tokenizer as tokenizers
 from helpers import ROOT, story
 from model import GPT, Config
@@ -113,7 +115,7 @@ def test_what_the_choices_have_in_common_is_read_once_and_nothing_is_padding(mon
 
 
 def test_equal_choices_have_equal_scores_to_the_last_bit(encoding):
-    items = [eval_mc.make_item('The cat sees' * n, ['the moon', 'a house', 'the moon'], 0) for n in range(1, 9)]
+    items = [questions.make_item('The cat sees' * n, ['the moon', 'a house', 'the moon'], 0) for n in range(1, 9)]
     result, scores = eval_mc.evaluate(tiny(vocab_size=401), encoding, items)
     assert all(score[0] == score[2] != score[1] for score in scores)
 
@@ -132,15 +134,15 @@ def test_context_and_continuation_are_encoded_together(encoding):
 
 def test_a_choice_that_a_model_cannot_read_is_named():
     model = tiny(vocab_size=256)
-    with exits("' xxx", '66 tokens', '1 to 64'):
-        eval_mc.evaluate(model, tokenizers.make('byte', tokenizers.named_ranks('byte')), [eval_mc.make_item('Q', ['y', 'x' * 65], 0)])
+    with exits("'xxx", '66 tokens', '1 to 64'):
+        eval_mc.evaluate(model, tokenizers.make('byte', tokenizers.named_ranks('byte')), [questions.make_item('Q', ['y', 'x' * 65], 0)])
 
 
 # ---- metrics
 
 def test_metrics_equal_those_worked_out_by_hand():
-    items = [eval_mc.make_item('', ['no', 'nooo'], 0), eval_mc.make_item('', ['éé', 'abc'], 0),
-             eval_mc.make_item('', ['a', 'b', 'c', 'd'], 2), eval_mc.make_item('', ['a', 'b', 'c', 'd'], 1)]
+    items = [questions.make_item('', ['no', 'nooo'], 0), questions.make_item('', ['éé', 'abc'], 0),
+             questions.make_item('', ['a', 'b', 'c', 'd'], 2), questions.make_item('', ['a', 'b', 'c', 'd'], 1)]
     scores = [[-2, -3],                                 # acc right; per character -1, -0.75: wrong
               [-2.4, -2.7],                             # acc right; per character -1.2, -0.9; per byte -0.6, -0.9
               [-1, -1, -0.5, -1], [-3, -2, -1, -2]]     # right by each; wrong by each
@@ -155,17 +157,17 @@ def test_metrics_equal_those_worked_out_by_hand():
 
 
 def test_a_tie_is_counted_and_never_right_wherever_the_right_choice_stands():
-    items = [eval_mc.make_item('', ['a', 'b', 'c'], right) for right in (0, 1, 2, 0)]
+    items = [questions.make_item('', ['a', 'b', 'c'], right) for right in (0, 1, 2, 0)]
     result = eval_mc.metrics(items, [[-1, -1, -1], [-2, -1, -1], [-1, -1, -2], [-1, -2, -2]])
     assert (result['acc'], result['acc_ties']) == (0.25, 2)   # the third is wrong without a tie, the fourth right
-    lengths = eval_mc.metrics([eval_mc.make_item('', ['ab', 'abcd'], 0)], [[-1, -2]])
+    lengths = eval_mc.metrics([questions.make_item('', ['ab', 'abcd'], 0)], [[-1, -2]])
     assert (lengths['acc'], lengths['acc_norm'], lengths['acc_norm_ties'], lengths['acc_ties']) == (1, 0, 1, 0)
 
 
 def test_a_model_that_knows_nothing_has_no_blimp_pair_right(encoding):
     model = tiny(vocab_size=401, tie_embeddings=False)
     model.tokens.head.weight.data.zero_()   # all tokens are equally likely
-    pairs = [eval_mc.make_item('', ['She sleeps.', 'She sleeps.'], 0)] * 3
+    pairs = [questions.make_item('', ['She sleeps.', 'She sleeps.'], 0)] * 3
     result = eval_mc.evaluate(model, encoding, pairs)[0]
     assert (result['acc'], result['acc_ties']) == (0, 3)
 
@@ -175,7 +177,7 @@ def test_a_model_that_knows_one_word_chooses_it_wherever_it_stands(encoding):
     model.tokens.head.bias.data.zero_()
     model.tokens.head.bias.data[encoding.encode_ordinary(' moon')] = 60.0
     orders = [rng.sample(['seven', 'moon', 'cat', 'idea'], 4) for _ in range(30)]
-    items = [eval_mc.make_item('Which?', names, names.index('moon')) for names in orders]
+    items = [questions.make_item('Which?', names, names.index('moon')) for names in orders]
     result = eval_mc.evaluate(model, encoding, items)[0]
     assert result['acc'] == result['acc_norm'] == 1
 
@@ -214,50 +216,49 @@ def folder(tmp_path):
 
 
 def test_pairs_of_blimp_have_no_context_and_are_grouped_by_phenomenon(folder):
-    items = eval_mc.load('blimp', folder)
+    items = questions.load('blimp', folder)
     assert items[0] == ([''] * 2, ['She sleeps.', 'She sleep.'], 0, 'anaphor agreement') and len(items) == 12
-    groups = eval_mc.by_group(items, [[-1.0, -2.0]] * 12)
-    assert {name: group['n'] for name, group in groups.items()} == {'anaphor agreement': 6, 'argument structure': 6}
-    assert len(eval_mc.load('blimp', folder, limit=2)) == 4 * 2   # of each paradigm
+    assert Counter(item.group for item in items) == {'anaphor agreement': 6, 'argument structure': 6}
+    assert len(questions.load('blimp', folder, limit=2)) == 4 * 2   # of each paradigm
 
 
 def test_prompts_of_arc(folder):
-    first, second = eval_mc.load('arc_easy', folder)
+    first, second = questions.load('arc_easy', folder)
     assert first == (['Question: Easy?\nAnswer:'] * 3, ['x', 'y', 'z'], 2, '')
     assert second == (['Question: Five — naïve?\nAnswer:'] * 5, list('pqrst'), 3, '')
-    assert eval_mc.load('arc_challenge', folder)[0].contexts[0] == 'Question: Challenge?\nAnswer:'
+    assert questions.load('arc_challenge', folder)[0].contexts[0] == 'Question: Challenge?\nAnswer:'
     draw = random.Random(1234)   # how the harness draws: from Train, anew for each item
-    for item in eval_mc.load('arc_easy', folder, num_fewshot=2):
+    for item in questions.load('arc_easy', folder, num_fewshot=2):
         a, b = draw.sample(range(9), 2)
         assert item.contexts[0].startswith(f'Question: T{a}\nAnswer: v\n\nQuestion: T{b}\nAnswer: v\n\nQuestion: ')
 
 
 def test_prompts_of_winogrande_score_what_follows_the_option(folder):
-    item, = eval_mc.load('winogrande', folder)
+    item, = questions.load('winogrande', folder)
     assert item == (['Ann saw Bea so Ann', 'Ann saw Bea so Bea'], ["'s  glad she_d."] * 2, 1, '')
 
 
 def test_prompts_of_hellaswag_are_cleaned(folder):
-    item, = eval_mc.load('hellaswag', folder)
+    item, = questions.load('hellaswag', folder)
     assert item.contexts == ['How to BAKE: Mix it.. Stir twice The cook'] * 4 and item.right == 2
     assert item.choices == ['eats it.', ' Go  on', 'stops.', 'x y']   # two of three spaces stay: cleaned once
 
 
 def test_prompts_of_mmlu(folder):
-    items = eval_mc.load('mmlu', folder)
+    items = questions.load('mmlu', folder)
     assert [item.group for item in items] == ['high school art'] * 2 + ['virology'] * 2
     head = 'The following are multiple choice questions (with answers) about high school art.\n\n'
     asked = 'Is it?\nReally?\nA. yes\nB.  no\nC. a, b\nD. d\nAnswer:'
     assert items[0] == ([head + asked] * 4, list('ABCD'), 2, 'high school art')
-    shown = eval_mc.load('mmlu', folder, num_fewshot=2)[0]
+    shown = questions.load('mmlu', folder, num_fewshot=2)[0]
     assert shown.contexts[0] == (head + 'D1\nA. a\nB. b\nC. c\nD. d\nAnswer: A\n\n'
                                  'D2\nA. e\nB. f\nC. g\nD. h\nAnswer: D\n\n' + asked)
-    cloze = eval_mc.load('mmlu_cloze', folder, num_fewshot=1)[1]
+    cloze = questions.load('mmlu_cloze', folder, num_fewshot=1)[1]
     assert cloze == (['The following are questions (with answers) about high school art.\n\n'
                       'Question: D1\nAnswer: a\n\nQuestion: Two?\nAnswer:'] * 4, list('1234'), 1, 'high school art')
-    assert len(eval_mc.load('mmlu', folder, limit=1)) == 2   # of each subject
+    assert len(questions.load('mmlu', folder, limit=1)) == 2   # of each subject
     with exits('num_fewshot=3', 'has 2 examples'):
-        eval_mc.load('mmlu', folder, num_fewshot=3)
+        questions.load('mmlu', folder, num_fewshot=3)
 
 
 def test_own_questions_name_the_answer_as_one_likes(tmp_path):
@@ -266,7 +267,7 @@ def test_own_questions_name_the_answer_as_one_likes(tmp_path):
                  {**asked, 'answer': 'C'}, {**asked, 'answer': 'B'}, {**asked, 'question': '', 'answer': 'A'},
                  dict(sentence_good='She sleeps.', sentence_bad='She sleep.', UID='x'))
     file.write_bytes(b'\xef\xbb\xbf' + file.read_bytes().replace(b'\n', b'\r\n'))   # as on Windows
-    items = eval_mc.load(str(file))
+    items = questions.load(str(file))
     assert [item.right for item in items] == [1, 1, 2, 2, 0, 0]
     assert items[0].contexts == ['Question: 2 + 2?\nAnswer:'] * 3 and items[4].contexts == [''] * 3
     assert items[5] == ([''] * 2, ['She sleeps.', 'She sleep.'], 0, '')
@@ -290,7 +291,7 @@ def test_own_questions_name_the_answer_as_one_likes(tmp_path):
 def test_a_malformed_line_is_named(tmp_path, bad):
     file = write(tmp_path / 'my.jsonl', dict(question='x', choices=['a', 'b'], answer='a'), '', bad)
     with exits('my.jsonl, line 3', '"choices"', lines=1):
-        eval_mc.load(str(file))
+        questions.load(str(file))
 
 
 GOOD_ARC = dict(question=dict(stem='x', choices=[dict(text='a', label='A'), dict(text='b', label='B')]), answerKey='A')
@@ -310,10 +311,10 @@ GOOD_WINOGRANDE = dict(sentence='a _ b', option1='x', option2='y', answer='1')
         dict(answer=1), dict(answer='3'), dict(answer='12'), dict(sentence='none'), dict(sentence='ends in _'), dict(option1=1),
         dict(sentence=['a', '_', 'b']))])
 def test_a_malformed_record_of_a_task_is_named(tmp_path, task, file, good, change):
-    eval_mc.load(task, write(tmp_path / file, good).parent.parent)
+    questions.load(task, write(tmp_path / file, good).parent.parent)
     write(tmp_path / file, good, {**good, **change})
     with exits(f'{file}, line 2', lines=1):
-        eval_mc.load(task, tmp_path)
+        questions.load(task, tmp_path)
 
 
 @pytest.mark.parametrize('row', ['Two?,1,2,3,4,', 'Two?,1,2,3,4,BC', 'Two?,1,2,3,4,b', 'Two?,1,2,3,B', 'Two?,1,2,3,4,5,B',
@@ -322,21 +323,21 @@ def test_a_malformed_record_of_a_task_is_named(tmp_path, task, file, good, chang
 def test_a_malformed_row_of_mmlu_is_named_by_its_line_in_the_file(folder, task, row):
     write(folder / 'mmlu/test/virology_test.csv', *MMLU, row)   # whose first row has two lines
     with exits('virology_test.csv, line 4', 'question,A,B,C,D,letter', lines=1):
-        eval_mc.load(task, folder)
+        questions.load(task, folder)
 
 
 def test_a_line_that_is_not_utf_8_is_named_and_so_is_an_empty_file(tmp_path):
     (tmp_path / 'my.jsonl').write_bytes(b'\n{"question": "na\xefve"}')
     with exits('my.jsonl, line 2', 'UTF-8'):
-        eval_mc.load(str(tmp_path / 'my.jsonl'))
+        questions.load(str(tmp_path / 'my.jsonl'))
     (tmp_path / 'my.jsonl').write_bytes('\ufeff{"question": "x", "choices": ["a", "b"], "answer": 1}\n'.encode('utf-16'))
     with exits('my.jsonl, line 1', 'UTF-8'):
-        eval_mc.load(str(tmp_path / 'my.jsonl'))
+        questions.load(str(tmp_path / 'my.jsonl'))
     (tmp_path / 'my.jsonl').write_bytes(b'\xef\xbb\xbf\n\n\xc3')   # signed, and cut inside of a letter
     with exits('my.jsonl, line 3', 'UTF-8'):
-        eval_mc.load(str(tmp_path / 'my.jsonl'))
+        questions.load(str(tmp_path / 'my.jsonl'))
     with exits('no question'):
-        eval_mc.load(str(write(tmp_path / 'empty.jsonl')))
+        questions.load(str(write(tmp_path / 'empty.jsonl')))
 
 
 # ---- files
@@ -374,28 +375,28 @@ def test_one_member_of_a_large_remote_zip_is_read_without_the_rest(tmp_path, ser
         for name, data in (('f/before', noise), ('f/x.jsonl', wanted), ('f/after', noise)):
             archive.writestr(name, data)
     good, path = hashlib.sha256(wanted).hexdigest(), tmp_path / 'data/x.jsonl'
-    for source, words in (((f'{address}/a.zip', 'f', '0' * 64), ['sha256']),
-                          ((f'{address}/a.zip', 'g', good), ['KeyError']),
-                          (('http://127.0.0.1:9', 'f', good), ['ConnectionError', '--data_dir', str(path)])):
-        monkeypatch.setitem(eval_mc.SOURCES, 'x.jsonl', source)
+    for source, words in (((f'{address}/a.zip', 'f/x.jsonl', '0' * 64), ['sha256']),
+                          ((f'{address}/a.zip', 'g/x.jsonl', good), ['KeyError']),
+                          (('http://127.0.0.1:9', 'f/x.jsonl', good), ['ConnectionError', '--data_dir', str(path)])):
+        monkeypatch.setitem(questions.SOURCES, 'x.jsonl', source)
         with exits(*words):
-            eval_mc.fetched(path)
+            questions.fetched(path)
         assert not path.parent.exists()
     served.clear()
-    monkeypatch.setitem(eval_mc.SOURCES, 'x.jsonl', (f'{address}/a.zip', 'f', good))
-    assert eval_mc.fetched(path).read_bytes() == wanted and [*path.parent.iterdir()] == [path]
+    monkeypatch.setitem(questions.SOURCES, 'x.jsonl', (f'{address}/a.zip', 'f/x.jsonl', good))
+    assert questions.fetched(path).read_bytes() == wanted and [*path.parent.iterdir()] == [path]
     assert sum(served) < 2**22 < 2**24
     (tmp_path / 'www/a.zip').rename(tmp_path / 'www/plain')   # a server without Range
-    monkeypatch.setitem(eval_mc.SOURCES, 'y.jsonl', (f'{address}/plain', 'f', good))
+    monkeypatch.setitem(questions.SOURCES, 'y.jsonl', (f'{address}/plain', 'f/x.jsonl', good))
     with exits('RequestException', '--data_dir'):
-        eval_mc.fetched(tmp_path / 'y.jsonl')
+        questions.fetched(tmp_path / 'y.jsonl')
 
 
 def test_a_remote_file_reads_as_the_file(tmp_path, server):
     (tmp_path / 'www').mkdir()
     data = random.Random(0).randbytes(1000)
     (tmp_path / 'www/a').write_bytes(data)
-    remote, local, rng = eval_mc.RemoteFile(f'{server[0]}/a'), io.BytesIO(data), random.Random(0)
+    remote, local, rng = questions.RemoteFile(f'{server[0]}/a'), io.BytesIO(data), random.Random(0)
     for _ in range(30):
         where = rng.choice([(rng.randrange(1200), 0), (-rng.randrange(900), 2)])
         assert remote.seek(*where) == local.seek(*where) and remote.tell() == local.tell()
@@ -403,7 +404,7 @@ def test_a_remote_file_reads_as_the_file(tmp_path, server):
         assert remote.read(n) == local.read(n)
 
 
-def test_of_mmlus_archive_the_test_and_dev_files_are_kept(tmp_path, monkeypatch):
+def test_mmlus_archive_is_kept_without_its_training_part(tmp_path, monkeypatch):
     def download(url, path, size=None, sha256=None):
         assert 'hendrycks' in url and sha256.startswith('bec563ba')
         path.parent.mkdir()
@@ -413,14 +414,14 @@ def test_of_mmlus_archive_the_test_and_dev_files_are_kept(tmp_path, monkeypatch)
                 info.size = len(MMLU[1])
                 archive.addfile(info, io.BytesIO(MMLU[1].encode()))
         path.with_name('mmlu.tar.json').write_text('{}')
-    monkeypatch.setattr(eval_mc, 'download', download)
-    item, = eval_mc.load('mmlu', tmp_path / 'new')
+    monkeypatch.setattr(questions, 'download', download)
+    item, = questions.load('mmlu', tmp_path / 'new')
     assert item.choices == list('ABCD') and item.right == 1
     files = sorted(str(f.relative_to(tmp_path / 'new')) for f in (tmp_path / 'new').rglob('*') if f.is_file())
-    assert files == ['mmlu/dev/a_dev.csv', 'mmlu/test/a_test.csv']
+    assert files == ['mmlu/README.txt', 'mmlu/dev/a_dev.csv', 'mmlu/test/a_test.csv', 'mmlu/val/a.csv']
 
 
-def test_of_blimps_archive_the_paradigms_are_kept(tmp_path, monkeypatch):
+def test_of_blimps_archive_its_folder_of_paradigms_is_kept(tmp_path, monkeypatch):
     def download(url, path, size=None, sha256=None):
         assert url.endswith('alexwarstadt/blimp/3e56b06/BLiMP.zip') and sha256.startswith('172a1a71')
         path.parent.mkdir()
@@ -429,11 +430,11 @@ def test_of_blimps_archive_the_paradigms_are_kept(tmp_path, monkeypatch):
             for name in ('data/.DS_Store', '__MACOSX/data/._x.jsonl', 'data/x.jsonl', 'data/y_2.jsonl'):
                 archive.writestr(name, pair)
         path.with_name(path.name + '.json').write_text('{}')
-    monkeypatch.setattr(eval_mc, 'download', download)
-    items = eval_mc.load('blimp', tmp_path / 'new')
+    monkeypatch.setattr(questions, 'download', download)
+    items = questions.load('blimp', tmp_path / 'new')
     assert items == [([''] * 2, ['a', 'b'], 0, 'ellipsis')] * 2
     files = sorted(str(f.relative_to(tmp_path / 'new')) for f in (tmp_path / 'new').rglob('*') if f.is_file())
-    assert files == ['blimp/x.jsonl', 'blimp/y_2.jsonl']
+    assert files == ['blimp/.DS_Store', 'blimp/x.jsonl', 'blimp/y_2.jsonl']
 
 
 # ---- the script
@@ -446,8 +447,9 @@ def script(tmp_path, folder, monkeypatch, capsys):
     torch.manual_seed(0)
     model = GPT(config).eval()
     (tmp_path / 'out').mkdir()
+    spec = tokenizers.save(tokenizers.make('byte', tokenizers.named_ranks('byte')), tmp_path / 'out')
     torch.save(dict(format=FORMAT, model=model.state_dict(), config=asdict(config), settings={}, idea='', counts=None,
-                    tokenizer=tokenizers.spec_of(tokenizers.make('byte', tokenizers.named_ranks('byte'))), iter=7), tmp_path / 'out/ckpt.pt')
+                    tokenizer=spec, iter=7), tmp_path / 'out/ckpt.pt')
 
     def run(*args):
         flags = ['--out_dir=out', f'--data_dir={folder}', '--device=cpu', '--dtype=float32', *args]
@@ -461,27 +463,28 @@ def script(tmp_path, folder, monkeypatch, capsys):
 def test_the_script_scores_every_task_and_keeps_every_log_probability(script, tmp_path, folder):
     model, run = script
     out = run('--limit=1')
-    assert 'out, first 1 of each file' in out and 'Pythia-70M' in out
-    for task in eval_mc.TASKS:
+    assert 'out, limit=1, num_fewshot=0' in out and 'Pythia-70M' in out
+    for task in questions.TASKS:
         kept = json.loads((tmp_path / f'out/mc_{task}.json').read_text())
-        items = eval_mc.load(task, folder, limit=1)
+        items = questions.load(task, folder, limit=1)
         result, scores = eval_mc.evaluate(model, tokenizers.make('byte', tokenizers.named_ranks('byte')), items)
         assert kept['n'] == len(items) and kept['step'] == 7 and kept['acc'] == result['acc']
         assert [item['right'] for item in kept['items']] == [item.right for item in items]
         assert [item['log_probs'] for item in kept['items']] == scores
-        assert f'| {task} | 0 | {len(items)} | {result["acc_ties"]} |' in out
-    assert '| virology | 0 | 1 | 0 | 25.00 |' in out
-    for published in ('5-gram 61.2, LSTM 69.8, GPT-2 large 83.0', '| 47.9, 91.7, 99.3 |', '43.81/39.48'):
+        assert f'| {task} | {len(items)} | {result["acc_ties"]} |' in out
+        assert {group: of['n'] for group, of in kept['groups'].items()} == Counter(item.group for item in items if item.group)
+    assert '| virology | 1 | 0 | 25.00% |' in out
+    for published in ('5-gram 61.2, LSTM 69.8, GPT-2 large 83.0', '43.81/39.48'):
         assert published in out
     widths = {line.count('|') for line in out.splitlines() if line.startswith('|')}
-    assert widths == {11}   # every row has the table's columns
+    assert widths == {10}   # every row has the table's columns
 
 
 def test_the_script_scores_ones_own_questions(script, tmp_path):
     pairs = [dict(sentence_good=f'She {word}s.', sentence_bad=f'She {word}.') for word in ('eat', 'run')]
     write(tmp_path / 'pairs.jsonl', *pairs)
     out = script[1]('--file=pairs.jsonl', '--num_fewshot=2')
-    assert '| pairs_own | 0 | 2 | 0 | 50.00 |' in out and 'Pythia-' not in out
+    assert '| pairs_own | 2 | 0 | 50.00% |' in out and 'Pythia-' not in out
     kept = json.loads((tmp_path / 'out/mc_pairs_own.json').read_text())
     assert len(kept['items']) == 2 and all(len(item['log_probs']) == 2 for item in kept['items'])
     with exits('arc: no such file', 'arc_easy'):

@@ -1,4 +1,4 @@
-"""README's quick start, run as written in a copy of the repository."""
+"""README's quick start, run as written in a copy of the repository, and its other commands."""
 import lzma
 import re
 import shutil
@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 
 import prepare_wiki
+import tokenizer as tokenizers
 from helpers import ROOT
+
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+def blocks(heading, kind='sh'):
+    """The code blocks of README between a heading and the next one."""
+    section = re.search(rf'^## {heading}$(.*?)(?=^## |\Z)', README, re.M | re.S)[1]
+    return re.findall(rf'^```{kind}\n(.*?)^```$', section, re.M | re.S)
 
 
 def commands(heading):
-    """The lines of the first code block after a heading of README."""
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    block = re.search(rf'^## {heading}$.*?^```sh\n(.*?)^```$', text, re.M | re.S).group(1)
-    return [line.split('  #')[0].strip() for line in block.splitlines()]
+    """The lines of the first one, without their comments."""
+    return [line.split('  #')[0].strip() for line in blocks(heading)[0].splitlines()]
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +34,7 @@ def clone(tmp_path_factory):
 
 
 def shell(clone, command):
-    """What a command printed, in an environment where nothing can be downloaded."""
+    """What a command printed, run where nothing can be downloaded."""
     assert command.startswith('python ')
     done = subprocess.run(f'"{sys.executable}" {command[7:]}', cwd=clone, shell=True, text=True, capture_output=True,
                           encoding='utf-8')
@@ -35,26 +42,44 @@ def shell(clone, command):
     return done.stdout
 
 
-def test_the_quick_start_trains_a_model_that_beats_xz(clone):
+@pytest.fixture(scope='module')
+def quick(clone):
+    """What the quick start printed."""
     install, train = commands('Quick start')
     assert install == 'pip install -r requirements.txt' and train == 'python train.py'
-    out = shell(clone, train)
-    found = re.search(r'held out: ([\d.]+) bits per byte', out)
+    return shell(clone, train)
+
+
+def test_the_quick_start_trains_a_model_that_beats_xz(clone, quick):
+    found = float(re.search(r'held out: ([\d.]+) bits per byte', quick)[1])
+    fair = float(re.search(r'and xz ([\d.]+) after it has read the training text', quick)[1])
     folder, meta = prepare_wiki.load('pydocs', 'bpe4096', clone / 'data')
-    encoding = prepare_wiki.make_tokenizer('bpe4096', folder)
-    ids = np.fromfile(folder / 'val.bin', meta['dtype'])
-    text = encoding.decode_bytes(ids[ids != encoding.eot_token].tolist())
+    encoding = tokenizers.load(meta['tokenizer'], folder)
+    seen, text = (encoding.decode_bytes(ids[ids != encoding.eot_token].tolist()) for ids in (
+        np.fromfile(folder / f'{split}.bin', meta['dtype']) for split in ('train', 'val')))
     assert len(text) == meta['splits']['val']['bytes'] > 50000
-    xz = 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
-    assert float(found.group(1)) < 0.8 * xz, (found.group(1), xz)
-    assert 'continued' in out and 'out/quick/best.pt' in out
-    following = re.search(r'^next: (python .*)$', out, re.M).group(1)
-    assert re.match('A list is.+', shell(clone, following + ' --max_new_tokens=20 --seed=1'))   # it works
+    xz, both = (8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(text) for data in (text, seen + text))
+    assert fair == pytest.approx(both - 8 * len(lzma.compress(seen, preset=9 | lzma.PRESET_EXTREME)) / len(text), abs=0.05)
+    assert found < 0.8 * xz and found < fair * 1.02, (found, xz, fair)   # docs/results.md says by how much, and for which Python
+    assert 'continued' in quick and 'out/quick/best.pt' in quick
 
 
-def test_every_command_of_the_readme_names_files_and_settings_that_exist():
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    for script, arguments in re.findall(r'python (\w+/?\w*\.py)([^\n`#]*)', text):
-        source = (ROOT / script).read_text(encoding='utf-8')
-        for name in re.findall(r'--(\w+)=', arguments):
-            assert re.search(rf'^{name}(:.*)? = ', source, re.M), (script, name)
+def test_what_the_quick_start_says_next_works(clone, quick):
+    following = re.search(r'^next: (python .*)$', quick, re.M)[1]
+    assert re.match('A list is.+', shell(clone, following + ' --max_new_tokens=20 --seed=1'))
+
+
+def test_playing_with_it_works_as_written(clone, quick):
+    for command in commands('Play with it'):
+        assert shell(clone, command + (' --max_new_tokens=5' if 'top' not in command and 'html' not in command else ''))
+    assert (clone / 'bits.html').read_text(encoding='utf-8').startswith('<!doctype html>')
+
+
+def test_the_lines_of_python_work_as_written(clone, quick):
+    lines, = blocks('In Python', 'python')
+    (clone / 'lines.py').write_text(lines, encoding='utf-8')
+    assert shell(clone, 'python lines.py').count("b'") > 10
+
+
+def test_the_readme_has_at_most_1800_words():
+    assert len(re.sub('<!--.*?-->', '', README, flags=re.S).split()) <= 1800

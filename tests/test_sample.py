@@ -68,6 +68,12 @@ def test_greedy_text_is_what_the_likeliest_tokens_spell_and_never_half_a_charact
     assert status == 0 and out.rstrip('\n').replace('�', '') == whole.rstrip('\n').replace('�', '')
 
 
+@pytest.mark.parametrize('out', ['a', 'bytes'])
+def test_int8_weights_write_text_too(trained, out):
+    status, text, err = sample(trained, f'--out_dir=out/{out}', '--dtype=int8', '--prompt=The cat')
+    assert status == 0 and text.startswith('The cat') and len(text) > 10 and 'Warning' not in err, err
+
+
 @pytest.mark.parametrize('kind', ['table', 'bytes'])
 def test_tokens_are_shown_with_the_bits_of_each_and_the_bits_add_up(trained, kind):
     out_dir = f'--out_dir=out/{"a" if kind == "table" else "bytes"}'

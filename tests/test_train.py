@@ -22,7 +22,7 @@ import prepare_wiki
 import run as runs
 import tokenizer as tokenizers
 import train as trainer
-from helpers import ROOT, SMALL, fails_in_one_line, run, story
+from helpers import ROOT, SMALL, fails_in_one_line, run, set_clock_back, story
 
 BYTES = ['--embedding=byte_pool', '--n_byte_embd=16', '--n_byte_head=2', '--n_encoder_layer=1']
 DATA = ['--dataset=mine', '--tokenizer=bpe300', '--out_dir=out/a']
@@ -268,7 +268,7 @@ def test_questions_are_answered_on_the_way_as_eval_mc_answers_them(trained):
 
 
 def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained, tmp_path):
-    for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'documents.py', 'configurator.py', 'download.py'):
+    for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'held_out.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'documents.py', 'configurator.py', 'download.py'):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / 'docs').mkdir()
     study = (ROOT / 'docs/study.py').read_text(encoding='utf-8')
@@ -398,6 +398,18 @@ def test_a_token_file_cut_while_training_is_one_line(trained, tmp_path):
         file.truncate(4096)
     with pytest.raises(SystemExit, match='become shorter'):
         trainer.load_blocks([(tokens, 20000)], 32, 'cpu')
+
+
+def test_a_clock_set_back_never_makes_seconds_negative(trained):
+    out, first = trained[0] / 'out/clock', dict(first=set_clock_back)
+    assert train(trained[0], '--max_iters=10', '--out_dir=out/clock', **first)[0] == 0
+    status, said, err = train(trained[0], '--max_iters=15', '--out_dir=out/clock', '--init_from=resume', **first)
+    assert status == 0, err
+    rows = list(csv.DictReader((out / 'log.csv').open()))
+    seconds = [float(row['seconds']) for row in rows] + [json.loads((out / 'result.json').read_text())['seconds']]
+    assert len(rows) == 4 and 0 <= seconds[0] and seconds == sorted(seconds)
+    assert all(float(row['tokens_per_s'] or 0) >= 0 for row in rows)
+    assert not re.search(r'-\d+:\d\d|-[\d.]+ (days|minutes|tokens)', said + err)
 
 
 def test_an_interrupted_evaluation_ends_at_once(trained):

@@ -1,0 +1,314 @@
+"""
+Draws the pictures of README and the lesson, as SVG into assets/: pooling, tree, transformer, parameters, schedules.
+
+    python docs/pictures.py      # nothing to install; it prepares the quick start's data if they aren't there
+
+Each picture has no background, and only colours that stand out from white and from black. Nothing is told by colour
+alone: every part has its name beside it, and what is different is dashed or hatched as well.
+"""
+only = ''   # the name of one of them; none: all
+
+import math
+import pathlib
+import sys
+from html import escape
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from configurator import configure
+if __name__ == '__main__':
+    configure(globals())
+
+SENTENCE = 'It returns a new list.'
+WORD = ' returns'
+GREY, BLUE, ORANGE, PURPLE = '#767c85', '#3a7dc8', '#c2600f', '#9a60cc'   # tests/test_docs.py checks their contrast
+
+
+class Picture:
+    """SVG, a shape a line. Places are in pixels of a picture 1000 wide, from its upper left corner."""
+
+    def __init__(self, height, title):
+        self.height, self.title, self.shapes = height, title, []
+
+    def add(self, kind, text=None, **attributes):
+        named = ' '.join(f'{name.replace("_", "-")}="{value:.1f}"' if isinstance(value, float) else
+                         f'{name.replace("_", "-")}="{value}"' for name, value in attributes.items())
+        self.shapes.append(f'<{kind} {named}/>' if text is None else f'<{kind} {named}>{escape(text)}</{kind}>')
+
+    def text(self, x, y, text, size=18, colour=GREY, anchor='middle'):
+        self.add('text', text, x=x, y=y + 0.36 * size, font_size=size, fill=colour, text_anchor=anchor)
+
+    def box(self, x, y, width, height, text='', colour=GREY, filled=True, dashed=False, size=18):
+        """With its text in the middle: white on a colour, or only its outline."""
+        self.add('rect', x=x, y=y, width=width, height=height, rx=5, fill=colour if filled else 'none', stroke=colour,
+                 stroke_width=2, **dict(stroke_dasharray='5 4') if dashed else {})
+        for i, line in enumerate(lines := text.split('\n')):
+            middle = y + height / 2 + (i - (len(lines) - 1) / 2) * 1.25 * size
+            self.text(x + width / 2, middle, line, size, 'white' if filled else colour)
+
+    def symbol(self, x, y, symbol, width=24, **how):
+        """A byte, or END, in a box; a space as the edge below a gap."""
+        name = {256: 'END', 32: '', 10: '\\n'}.get(symbol, chr(symbol) if 32 < symbol < 127 else f'{symbol:02x}')
+        self.box(x, y, width, 30, name, size=12 if len(name) > 1 and width < 40 else 18, **how)
+        if symbol == 32:
+            colour = 'white' if how.get('filled', True) else how['colour']
+            middle = x + width / 2
+            self.add('path', d=f'M{middle - 6:.1f} {y + 15:.1f}v6h12v-6', fill='none', stroke=colour, stroke_width=2)
+
+    def line(self, points, colour=GREY, width=2.5, arrow=False, dashed=False):
+        self.add('polyline', points=' '.join(f'{x:.1f},{y:.1f}' for x, y in points), fill='none', stroke=colour,
+                 stroke_width=width, **dict(stroke_dasharray='5 4') if dashed else {})
+        if arrow:
+            (x0, y0), (x1, y1) = points[-2:]
+            length = math.hypot(x1 - x0, y1 - y0)
+            dx, dy = 9 * (x1 - x0) / length, 9 * (y1 - y0) / length
+            self.add('polygon', points=f'{x1:.1f},{y1:.1f} {x1 - dx - dy / 2:.1f},{y1 - dy + dx / 2:.1f} '
+                                       f'{x1 - dx + dy / 2:.1f},{y1 - dy - dx / 2:.1f}', fill=colour)
+
+    def svg(self):
+        return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {self.height}" role="img" '
+                'font-family="DejaVu Sans, Verdana, Arial, sans-serif" font-weight="600">\n'
+                f'<title>{escape(self.title)}</title>\n' + '\n'.join(self.shapes) + '\n</svg>\n')
+
+
+def pooling(tree, ids):
+    """A sentence of these tokens: their bytes, a vector for each, the transformer, and the next token's symbols.
+    `tree` is what model.grow_tree() made of the vocabulary; ids end with the token that comes last of all."""
+    rows = dict(tokens=12, encoder=72, vectors=146, core=210, states=294, decoder=358, after=432)   # upper edges
+    lengths = [tree['length'][token].item() for token in ids]
+    columns = [max(pair) + 0.7 for pair in zip(lengths, lengths[1:])]   # END takes 1.7 cells
+    cell = min(24.0, (865 - 12 * len(columns)) / sum(columns))
+    picture = Picture(582, 'Byte pooling: a sentence spelled in, thought over, and spelled out')
+    x = 130.0
+    for now, after, wide in zip(ids, ids[1:], columns):
+        middle = x + wide * cell / 2
+        for top, bottom in ('tokens', 'encoder'), ('encoder', 'vectors'), ('vectors', 'core'), ('core', 'states'), (
+                'states', 'decoder'), ('decoder', 'after'):
+            picture.line([(middle, rows[top] + 32), (middle, rows[bottom] - 2)], arrow=True)
+        forks = {tree['place'][number].item() for number in tree['forks'][after, :tree['n_forks'][after]]}
+        for row, token, colour in ('tokens', now, BLUE), ('after', after, PURPLE):
+            symbols = tree['symbols'][token, :tree['length'][token]].tolist()
+            left = middle - (len(symbols) + 0.7) * cell / 2
+            for i, symbol in enumerate(symbols):
+                free = row == 'after' and i not in forks
+                picture.symbol(left + i * cell, rows[row], symbol, (1.7 if symbol == 256 else 1) * cell - 2, colour=colour,
+                               filled=not free, dashed=free)
+        picture.box(middle - 22, rows['vectors'], 44, 32, 'C', ORANGE)
+        picture.box(middle - 22, rows['states'], 44, 32, 'h', ORANGE)
+        x += wide * cell + 12
+    for row, colour, text in (
+            ('encoder', BLUE, 'encoder, inside each token: (n, L) → (n, L, D) → mean → (n, C)'),
+            ('core', GREY, 'transformer: each token looks at earlier ones, (B, T, C) → (B, T, C)'),
+            ('decoder', PURPLE, 'decoder, fork after fork: (n, C) → (n, L, D) → (n, L, 257)')):
+        picture.box(124, rows[row], x - 130, 40, text, colour, size=17)
+    for row, text in dict(tokens='tokens', encoder='spelled in', vectors='vectors', core='thought\nover', states='states',
+                          decoder='spelled\nout', after='next\ntokens').items():
+        for i, part in enumerate(lines := text.split('\n')):
+            picture.text(4, rows[row] + 18 + 21 * (i - (len(lines) - 1) / 2), part, 17, anchor='start')
+    for y, line in ((492, 'END: the token is complete. Alone it is the end of a text.'),
+                    (520, 'Dashed: nothing else can follow, so nothing is computed and nothing charged.'),
+                    (548, 'B texts of T tokens, width C. n tokens, L symbols or forks each, width D.')):
+        picture.text(130, y, line, 17, anchor='start')
+    return picture
+
+
+def tree_of_choices(tree, token, shown=4):
+    """How one token is spelled: at each place, which symbols may follow, and how often they did in the training text."""
+    symbols = tree['symbols'][token, :tree['length'][token]].tolist()
+    numbers = tree['forks'][token, :tree['n_forks'][token]]
+    at = {tree['place'][number].item(): number for number in numbers}
+    wide, total, free = min(112.0, 1010 / len(symbols)), 0.0, 0
+    picture = Picture(400, 'The tree of choices of one token')
+    picture.text(5, 14, 'how many symbols can follow', 17, anchor='start')
+    for place, symbol in enumerate(symbols):
+        x = 5.0 + place * wide
+        if place not in at:
+            free += 1
+            picture.text(x + wide / 2 - 14, 44, '1', 18)
+            picture.symbol(x, 70, symbol, wide - 28, colour=PURPLE, filled=False, dashed=True)
+            picture.text(x + wide / 2 - 14, 118, 'free', 15)
+        else:
+            shares = tree['log_counts'][at[place]].softmax(-1)
+            order = [i for i in shares.argsort(descending=True).tolist() if shares[i] > 0]
+            share = shares[symbol].item()
+            total -= math.log2(share)
+            picture.text(x + wide / 2 - 14, 44, f'{len(order)}', 18)
+            picture.symbol(x, 70, symbol, wide - 28, colour=PURPLE)
+            picture.text(x + wide / 2 - 14, 118, percent(share), 15)
+            others = [i for i in order if i != symbol]
+            for i, other in enumerate(others[:shown - 1]):
+                y = 146 + i * 58
+                picture.symbol(x, y, other, wide - 28, colour=GREY, filled=False)
+                picture.text(x + wide / 2 - 14, y + 43, percent(shares[other].item()), 15)
+            if others[shown - 1:]:
+                picture.text(x + wide / 2 - 14, 322, f'+ {len(others) - shown + 1}', 16)
+        if place + 1 < len(symbols):
+            picture.line([(x + wide - 26, 85), (x + wide - 3, 85)], arrow=True)
+    picture.text(5, 358, f'{len(at)} forks, and {free} symbols that follow by themselves. By how often each way was taken in the', 17, anchor='start')
+    picture.text(5, 382, f'training text, this token costs {total:.1f} bits. The network moves the shares; it never adds a way.', 17,
+                 anchor='start')
+    return picture
+
+
+def percent(share):
+    return f'{share:.0%}' if share >= 0.01 else f'{share:.2%}'
+
+
+def transformer(c):
+    """The path of a batch through the network of chapter 1, and what a block is, with the shapes of the config c."""
+    H, K, V = c.n_head, c.n_embd // c.n_head, c.vocab_size
+    C, B, T = c.n_embd, 8, c.block_size
+    picture = Picture(724, 'The transformer, with the shapes of the quick start')
+
+    def down(x, y, shape, label='', length=36):
+        picture.line([(x, y), (x, y + length)], arrow=True)
+        picture.text(x + 12, y + length / 2 - 2, f'{label} {shape}'.strip(), 15, anchor='start')
+    picture.text(185, 16, 'token ids', 16)
+    down(185, 32, f'({B}, {T})', '(B, T) =')
+    picture.box(20, 72, 330, 50, f'embed: {V:,} rows of {C}', BLUE, size=16)
+    down(185, 124, f'({B}, {T}, {C})', '(B, T, C) =')
+    for i in range(c.n_layer):
+        picture.box(20, 166 + 62 * i, 330, 44, f'Block {i + 1}', ORANGE, filled=i == 0)
+        if i + 1 < c.n_layer:
+            picture.line([(185, 210 + 62 * i), (185, 226 + 62 * i)], arrow=True)
+    y = 166 + 62 * c.n_layer - 18
+    down(185, y, f'({B}, {T}, {C})')
+    picture.box(20, y + 40, 330, 44, 'Norm')
+    down(185, y + 84, f'({B}, {T}, {C})', 'states h')
+    picture.box(20, y + 124, 330, 50, f'nll: {V:,} logits each', BLUE, size=16)
+    down(185, y + 174, f'({B}, {T})', 'nats')
+    picture.text(185, y + 226, 'bits per byte = nats / ln 2 / bytes', 16)
+    # what a block is
+    picture.line([(353, 188), (402, 188)], dashed=True)
+    picture.box(402, 8, 592, 708, '', ORANGE, filled=False)
+    picture.text(560, 30, f'x ({B}, {T}, {C})', 16)
+    picture.line([(560, 44), (560, 74)], arrow=True)
+    picture.box(430, 76, 260, 36, 'attn_norm: Norm', size=16)
+    picture.line([(560, 112), (560, 142)], arrow=True)
+    picture.box(430, 144, 260, 76, 'Attention: tokens look\nat earlier ones', PURPLE, size=16)
+    for i, line in enumerate(('query, key, value', f'(B, H, T, K) = ({B}, {H}, {T}, {K}),', 'rotated by position;',
+                              'softmax(q k′ / √K) v; out')):
+        picture.text(704, 146 + 24 * i, line, 14, anchor='start')
+    picture.line([(560, 220), (560, 262)], arrow=True)
+    picture.add('circle', cx=560, cy=278, r=14, fill='none', stroke=GREY, stroke_width=2.5)
+    picture.text(560, 277, '+', 22)
+    picture.line([(560, 58), (416, 58), (416, 278), (544, 278)], arrow=True)
+    picture.line([(560, 292), (560, 352)], arrow=True)
+    picture.text(574, 316, f'x ({B}, {T}, {C})', 15, anchor='start')
+    picture.box(430, 354, 260, 36, 'ffn_norm: Norm', size=16)
+    picture.line([(560, 390), (560, 420)], arrow=True)
+    picture.box(430, 422, 260, 76, 'FeedForward: each\nthinks for itself', PURPLE, size=16)
+    for i, line in enumerate(('gate and up', f'({B}, {T}, d_ff = {c.d_ff}),', 'silu(gate) · up,', f'down to ({B}, {T}, {C})')):
+        picture.text(704, 424 + 24 * i, line, 14, anchor='start')
+    picture.line([(560, 498), (560, 540)], arrow=True)
+    picture.add('circle', cx=560, cy=556, r=14, fill='none', stroke=GREY, stroke_width=2.5)
+    picture.text(560, 555, '+', 22)
+    picture.line([(560, 336), (416, 336), (416, 556), (544, 556)], arrow=True)
+    picture.line([(560, 570), (560, 630)], arrow=True)
+    picture.text(560, 648, f'x ({B}, {T}, {C})', 16)
+    picture.text(698, 684, f'B texts of T tokens, width C, {H} heads of size K', 15)
+    return picture
+
+
+def parameters(rows):
+    """{config: {part: parameters}}, two configs at each size: a bar for each, as long as it has parameters."""
+    picture = Picture(40 + 152 * (len(rows) // 2), 'Where the parameters sit')
+    kinds = (('tokens', BLUE), ('attention', PURPLE), ('feed-forward', ORANGE))
+    for i, (name, parts) in enumerate(rows.items()):
+        y = 44 + 152 * (i // 2) + 66 * (i % 2)
+        total = sum(parts.values())
+        longest = max(sum(parts.values()) for parts in [*rows.values()][i // 2 * 2:i // 2 * 2 + 2])
+        picture.text(140, y + 22, name, 18, anchor='end')
+        ends = next(n for part, n in parts.items() if part.startswith(('token', 'byte')))
+        sizes, x = (ends, parts['attention'], parts['feed-forward']), 150.0
+        for (kind, colour), n in zip(kinds, sizes):
+            width = 720 * n / longest
+            picture.add('rect', x=x, y=y, width=width, height=44, fill=colour, stroke='none')
+            if kind == 'tokens':
+                for k in range(int(width / 9)):   # hatched, to be told apart without colour
+                    picture.line([(x + 9 * k, y + 44), (x + 9 * k + 9, y)], 'white', 1)
+            label = f'{kind} {n / 1e6:.1f}'
+            label = label if width > 11 * len(label) + 8 else f'{n / 1e6:.1f}'
+            if width > 40:
+                if kind == 'tokens':
+                    picture.add('rect', x=x + width / 2 - 5.8 * len(label), y=y + 10, width=11.6 * len(label), height=24, rx=4, fill=colour)
+                picture.text(x + width / 2, y + 22, label, 17, 'white')
+            else:
+                picture.text(x + width / 2, y - 11, label, 16)
+            x += width
+        picture.text(x + 10, y + 22, f'{total / 1e6:.1f}', 18, anchor='start')
+    picture.text(150, 12, 'millions; hatched: for tokens, a table or byte pooling; then attention, feed-forward', 17, anchor='start')
+    return picture
+
+
+def schedules(along, learning_rate_factor):
+    """Dropout p (arXiv 2405.14159, section 5.5) and the learning rate over a run of 1,000 steps, by train.py's own
+    functions. What each panel is, is the flag that makes it."""
+    flags = {'constant': [(0, 0.1)], 'early': [(0, 0.1), (300, 0.1), (301, 0)], 'late': [(699, 0), (700, 0.1)],
+             'linear up': [(0, 0), (1000, 0.1)], 'linear down': [(0, 0.1), (1000, 0)],
+             'triangle': [(0, 0), (500, 0.1), (1000, 0)]}
+    picture, steps = Picture(716, 'Schedules of dropout and of the learning rate'), range(0, 1001, 5)
+    curves = [(name, f'--dropout="{points}"' if len(points) > 1 else '--dropout=0.1',
+               [float(along(points, it).item()) / 0.1 for it in steps], '0.1') for name, points in flags.items()]
+    curves += [(name, f'--schedule={name}', [learning_rate_factor(it, 1000, 50, name) for it in steps], 'peak')
+               for name in ('cosine', 'wsd')]
+    for i, (name, flag, values, top) in enumerate(curves):
+        x, y, width, height = 60 + 500 * (i % 2), 40 + 180 * (i // 2), 420, 84
+        picture.text(x + width / 2, y - 20, f'dropout {name}' if i < 6 else f'learning rate {name}', 17)
+        picture.line([(x, y - 4), (x, y + height), (x + width, y + height)], width=1.5)
+        picture.text(x - 8, y + 2, top, 16, anchor='end')
+        picture.text(x - 8, y + height, '0', 16, anchor='end')
+        picture.text(x + width, y + height + 14, 'step 1000', 15, anchor='end')
+        picture.line([(x + width * it / 1000, y + height * (1 - value)) for it, value in zip(steps, values)], ORANGE if i < 6 else BLUE, 4)
+        picture.text(x, y + height + 36, flag, 15, anchor='start')
+    return picture
+
+
+def config(name=''):
+    """The model's shape that train.py has, or that a config file makes of it."""
+    import train
+    from model import Config
+    files = [f'config/{name}.py'] if name else []
+    settings = configure(dict(vars(train)), argv=files)[0]
+    shape = {field: value for field, value in settings.items() if field in Config.__dataclass_fields__}
+    return Config(vocab_size={'bpe4096': 4096, 'bpe8192': 8192}.get(settings['tokenizer'], 50257), **shape)
+
+
+def sizes():
+    """{config: {part: parameters}} of the six, a table and byte pooling at each size."""
+    import torch
+    from model import GPT
+    names = [f'{kind}_{size}' for size in ('10m', '50m', '100m') for kind in ('tiny', 'byte')]
+    with torch.device('meta'):   # shapes without numbers
+        return {name: GPT(config(name)).count_parameters() for name in names}
+
+
+def main():
+    import numpy as np
+    import torch
+    import prepare_wiki
+    import tokenizer as tokenizers
+    import train
+    from model import grow_tree
+
+    folder, meta = prepare_wiki.load('pydocs', 'bpe4096', ROOT / 'data')
+    encoding = tokenizers.load(meta['tokenizer'], folder)
+    counts = np.bincount(np.fromfile(folder / 'train.bin', meta['dtype']), minlength=encoding.n_vocab)
+    tree = grow_tree(tokenizers.spelling(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
+    pictures = dict(
+        pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),
+        tree=lambda: tree_of_choices(tree, encoding.encode_ordinary(WORD)[0]),
+        transformer=lambda: transformer(config()), parameters=lambda: parameters(sizes()),
+        schedules=lambda: schedules(train.along, train.learning_rate_factor))
+    if only and only not in pictures:
+        sys.exit(f'only={only} is none of {", ".join(pictures)}')
+    for name, draw in pictures.items():
+        if only in ('', name):
+            (ROOT / 'assets').mkdir(exist_ok=True)
+            (ROOT / f'assets/{name}.svg').write_text(draw().svg(), encoding='utf-8')
+            print(f'assets/{name}.svg')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,279 @@
+"""
+Where multiple-choice questions come from: BLiMP, ARC, Winogrande, HellaSwag, MMLU, or one's own.
+
+    items = load('arc_easy', limit=500)    # fetched on first use
+    items = load('my.jsonl')               # own_item() says what a line is
+
+Prompts are those of EleutherAI's lm-evaluation-harness 0.4.13, letter by letter.
+"""
+import csv
+import hashlib
+import io
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import tempfile
+import zipfile
+from collections import namedtuple
+from functools import partial
+
+from configurator import fail
+from download import RemoteFile, download, write_whole
+
+# --------------------------------------------------------------------------------------------------
+# Files: where they come from, and what they must be
+
+ARC = 'https://ai2-public-datasets.s3.amazonaws.com/arc/ARC-V1-Feb2018.zip'
+WINOGRANDE = 'https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip'
+GITHUB = 'https://raw.githubusercontent.com'
+SOURCES = {   # name: address, member of that large archive, sha256; mmlu and blimp are folders
+    'ARC-Easy-Test.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Test.jsonl',
+                            'ce32a0774b4beb1977d2c6b16dda5dd2b24fdc9c7f506882c452678676bd09be'),
+    'ARC-Challenge-Test.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Test.jsonl',
+                                '9fa8ffb3e3a1f88cb302d53dd95aae81e39209ad9bcf974376b319d8fd35717c'),
+    'ARC-Easy-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Train.jsonl', ''),
+    'ARC-Challenge-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Train.jsonl', ''),
+    'dev.jsonl': (WINOGRANDE, 'winogrande_1.1/dev.jsonl',
+                  '1aeac79cf46a3dcbe59a71ca7e5372a1490cde2b4ae2387dc56f00378104d2e8'),
+    'hellaswag_val.jsonl': (f'{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl', '',
+                            '0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588'),
+    'mmlu': ('https://people.eecs.berkeley.edu/~hendrycks/data.tar', '',
+             'bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b'),
+    'blimp': (f'{GITHUB}/alexwarstadt/blimp/3e56b06/BLiMP.zip', '',
+              '172a1a714d72e72a89e8384dd531483f3d0f8a9aee3d33dccaf7992d8cecbb73')}
+
+
+def fetched(path):
+    """path, fetched first if it isn't there, whole or not at all."""
+    if path.exists():
+        return path
+    print(f'{path} is not there yet: fetching it')
+    url, member, sha256 = SOURCES[path.name]
+    if member:
+        write_whole(path, member_of(url, member, sha256, path))
+    elif path.suffix:
+        download(url, path, sha256=sha256)
+    else:
+        archive = path.with_suffix(pathlib.Path(url).suffix)
+        download(url, archive, sha256=sha256)
+        with tempfile.TemporaryDirectory(dir=path.parent) as unpacked:
+            shutil.unpack_archive(archive, unpacked)
+            shutil.rmtree(f'{unpacked}/data/auxiliary_train', ignore_errors=True)   # most of MMLU
+            os.replace(f'{unpacked}/data', path)
+        for rest in archive.parent.glob(f'{archive.name}*'):
+            rest.unlink()
+    return path
+
+
+def member_of(url, member, sha256, path):
+    """One file of a large zip, read without the rest."""
+    try:
+        with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 2**20)) as archive:
+            data = archive.read(member)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        fail(f"{url} can't be read ({type(error).__name__}). Put its {member} at {path}, "
+             'or name a folder that has it: --data_dir=FOLDER')
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        fail(f'{url}: {member} is not what it was (sha256); nothing was kept')
+    return data
+
+
+# --------------------------------------------------------------------------------------------------
+# Items
+
+# contexts: one for each choice, in most tasks the same; right: the right choice's number, from 0;
+# group: MMLU's subject, BLiMP's phenomenon
+Item = namedtuple('Item', 'contexts choices right group')
+
+
+def make_item(contexts, choices, right, group=''):
+    """Every item is made and checked here: a wrong one would be scored without a word."""
+    if type(choices) is not list or len(choices) < 2:
+        raise ValueError('the choices must be a list of two or more')
+    if type(contexts) is str:   # the same for all
+        contexts = [contexts] * len(choices)
+    for text in [*contexts, *choices, group]:
+        if type(text) is not str:
+            raise ValueError(f'{text!r:.40} is not a text')
+        text.encode()   # half of a surrogate pair is an error now, not after all scoring
+    if not all(choice.strip() for choice in choices):
+        raise ValueError(f'a choice is empty: {choices!r:.80}')
+    if type(right) is not int or not 0 <= right < len(choices):
+        raise ValueError(f'the right choice must be 0 to {len(choices) - 1}, not {right!r:.40}')
+    return Item(contexts, choices, right, group)
+
+
+def read(path, parse):
+    """The items that parse() makes of the records of a .jsonl file or the rows of a .csv file."""
+    data = path.read_bytes()
+    try:
+        text = data.decode().removeprefix('\ufeff')   # Windows' editors sign UTF-8
+    except UnicodeDecodeError as error:
+        fail(f'{path}, line {data.count(10, 0, error.start) + 1}: not UTF-8')
+    is_csv = path.suffix == '.csv'
+    rows = csv.reader(io.StringIO(text, newline='')) if is_csv else text.split('\n')
+    items = []
+    line = 1   # where the row begins; a row of a .csv file may have several lines
+    try:
+        for row in rows:
+            if is_csv and row:
+                items.append(parse(row))
+            elif not is_csv and row.strip():
+                items.append(parse(json.loads(row)))
+            line = rows.line_num + 1 if is_csv else line + 1
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
+        fail(f'{path}, line {line}: {type(error).__name__}: {error}; a line is {parse.__doc__}')
+    return items
+
+
+def examples(path, parse, shots):
+    """The items of a file that has at least so many to show, if any are to be shown."""
+    if not shots:
+        return []
+    items = read(fetched(path), parse)
+    if len(items) < shots:
+        fail(f'num_fewshot={shots}: {path} has {len(items)} examples; give at most that many')
+    return items
+
+
+def answered(items):
+    return ''.join(f'{item.contexts[0]} {item.choices[item.right]}\n\n' for item in items)
+
+
+# --------------------------------------------------------------------------------------------------
+# Tasks: (folder, num_fewshot) -> for each of the task's files a list of items
+
+def blimp_item(record):
+    """{"sentence_good": ..., "sentence_bad": ..., "linguistics_term": ...}"""
+    phenomenon = record.get('linguistics_term', '').replace('_', ' ')
+    if phenomenon == 's-selection':
+        phenomenon = 'argument structure'   # as in the published tables
+    return make_item('', [record['sentence_good'], record['sentence_bad']], 0, phenomenon)
+
+
+def blimp(folder, shots):
+    return [read(path, blimp_item) for path in sorted(fetched(folder / 'blimp').glob('*.jsonl'))]
+
+
+def arc_item(record):
+    """{"question": {"stem": ..., "choices": [{"text": ..., "label": ...}, ...]}, "answerKey": a label}"""
+    asked = record['question']
+    labels = [choice['label'] for choice in asked['choices']]
+    texts = [choice['text'] for choice in asked['choices']]
+    context = 'Question: ' + asked['stem'] + '\nAnswer:'
+    return make_item(context, texts, labels.index(record['answerKey']))
+
+
+def arc(part, folder, shots):
+    train = examples(folder / f'arc/ARC-{part}-Train.jsonl', arc_item, shots)
+    draw = random.Random(1234)   # the harness's seed: each item has examples of its own
+    items = []
+    for item in read(fetched(folder / f'arc/ARC-{part}-Test.jsonl'), arc_item):
+        shown = answered(draw.sample(train, shots))
+        items.append(make_item(shown + item.contexts[0], item.choices, item.right))
+    return [items]
+
+
+def winogrande_item(record):
+    """{"sentence": text with a _, "option1": ..., "option2": ..., "answer": "1" or "2"}"""
+    before, after = record['sentence'].split('_', 1)   # scored are the same words after either option
+    contexts = [before + record['option1'], before + record['option2']]
+    return make_item(contexts, [after.strip()] * 2, ['1', '2'].index(record['answer']))
+
+
+def hellaswag_item(record):
+    """{"activity_label": ..., "ctx_a": ..., "ctx_b": ..., "endings": [...], "label": 0 to 3}"""
+    def clean(text):   # of WikiHow's marks
+        text = text.strip().replace(' [title]', '. ')
+        return re.sub(r'\[.*?\]', '', text).replace('  ', ' ')
+
+    if type(record['endings']) is not list:
+        raise ValueError('the endings must be a list')
+    context = record['activity_label'] + ': ' + record['ctx_a'] + ' ' + record['ctx_b'].capitalize()
+    endings = [clean(ending) for ending in record['endings']]
+    return make_item(clean(context), endings, record['label'])
+
+
+def one_file(name, parse, folder, shots):
+    return [read(fetched(folder / name), parse)]
+
+
+LETTERS = ['A', 'B', 'C', 'D']
+
+
+def cloze_item(row):
+    """question,A,B,C,D,letter"""
+    asked, a, b, c, d, letter = row
+    return make_item(f'Question: {asked.strip()}\nAnswer:', [a, b, c, d], LETTERS.index(letter))
+
+
+def letter_item(row):
+    """question,A,B,C,D,letter"""
+    right = cloze_item(row).right   # which checks the row
+    lines = [f'{letter}. {choice}' for letter, choice in zip(LETTERS, row[1:])]
+    return make_item('\n'.join([row[0].strip(), *lines, 'Answer:']), LETTERS, right)
+
+
+def mmlu(parse, kind, folder, shots):
+    files = []
+    for test in sorted(fetched(folder / 'mmlu').glob('test/*_test.csv')):
+        name = test.name.removesuffix('_test.csv')
+        subject = name.replace('_', ' ')
+        shown = examples(folder / f'mmlu/dev/{name}_dev.csv', parse, shots)[:shots]
+        head = f'The following are {kind} (with answers) about {subject}.\n\n{answered(shown)}'
+        files.append([make_item(head + item.contexts[0], item.choices, item.right, subject)
+                      for item in read(test, parse)])
+    return files
+
+
+def own_item(record):
+    """{"question": ..., "choices": [...], "answer": the right choice, or its letter, or its number from 0},
+    or {"sentence_good": ..., "sentence_bad": ...}, as BLiMP has them"""
+    if 'sentence_good' in record:
+        return blimp_item(record)
+    asked, choices, right = record['question'], record['choices'], record['answer']
+    if type(right) is str and right in choices:
+        right = choices.index(right)
+    elif type(right) is str and len(right) == 1:
+        right = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'.index(right)
+    return make_item('Question: ' + asked + '\nAnswer:' if asked != '' else '', choices, right)
+
+
+TASKS = {
+    'blimp': blimp,
+    'arc_easy': partial(arc, 'Easy'),
+    'arc_challenge': partial(arc, 'Challenge'),
+    'winogrande': partial(one_file, 'winogrande/dev.jsonl', winogrande_item),
+    'hellaswag': partial(one_file, 'hellaswag/hellaswag_val.jsonl', hellaswag_item),
+    'mmlu': partial(mmlu, letter_item, 'multiple choice questions'),
+    'mmlu_cloze': partial(mmlu, cloze_item, 'questions')}
+
+
+def load(task, data_dir='data/eval', num_fewshot=0, limit=0):
+    """The items of a task, or of one's own .jsonl file; with a limit the first of each file."""
+    if task in TASKS:
+        files = TASKS[task](pathlib.Path(data_dir), num_fewshot)
+    elif pathlib.Path(task).is_file():
+        files = [read(pathlib.Path(task), own_item)]
+    else:
+        fail(f'{task}: no such file, and the tasks are {",".join(TASKS)}')
+    items = [item for of_file in files for item in of_file[:limit or None]]
+    if not items:
+        fail(f'{task}: there is no question in {data_dir if task in TASKS else "it"}')
+    return items
+
+
+PUBLISHED = {   # zero-shot, in %: acc/acc_norm
+    'arc_easy': 'GPT-2 124M 43.81/39.48 ¹, Pythia-70M 37.37/35.02 ²',
+    'arc_challenge': 'GPT-2 124M 19.03/22.70 ¹, Pythia-70M 18.09/22.10 ²',
+    'winogrande': 'GPT-2 124M 51.62 ¹, Pythia-70M 52.80 ²',
+    'hellaswag': 'GPT-2 124M 28.92/31.14 ¹, Pythia-160M 28.38/30.14 ¹',
+    'mmlu': 'Pythia-70M 25.29, Pythia-160M 24.40 ², with an older prompt',
+    'mmlu_cloze': 'GPT-2 124M 25.57/27.21 ³, SmolLM2-135M 31.5 ⁴, with other prompts',
+    'blimp': '5-gram 61.2, LSTM 69.8, GPT-2 large 83.0, people 87.4 ⁵'}
+NOTES = """In brackets: standard errors from chance; within ±1.96 luck would do. A tie counts as wrong.
+Published: ¹ Vermeille/lm-evaluation-harness-cfg, plots/gpt2.py and pythia.py; ² EleutherAI/pythia,
+evals/pythia-v1; ³ llm.c, dev/data/mmlu.py; ⁴ its model card; ⁵ arXiv 1912.00582."""

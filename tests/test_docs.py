@@ -1,0 +1,151 @@
+"""What the documentation promises: pictures, the lesson, the exercises, links and commands."""
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import train
+from helpers import ROOT, SMALL, fails_in_one_line, run, story
+from model import GPT, Config, grow_tree
+
+sys.path.insert(0, str(ROOT / 'docs'))
+import attention
+import pictures
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PICTURES = ['transformer', 'parameters', 'schedules']   # which depend on the code alone, not on a text
+
+
+def copy(folder):
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns('data', 'out', '.git', '__pycache__'))
+    return folder
+
+
+# ---- pictures
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_the_pictures_in_assets_are_what_the_command_draws(name):
+    drawn = dict(transformer=lambda: pictures.transformer(pictures.config()),
+                 parameters=lambda: pictures.parameters(pictures.sizes()),
+                 schedules=lambda: pictures.schedules(train.along, train.learning_rate_factor))[name]()
+    assert (ROOT / f'assets/{name}.svg').read_text(encoding='utf-8') == drawn.svg()
+
+
+def test_the_picture_of_the_tree_tells_of_forks_and_what_is_free():
+    spelling = [b'', b'a', b'an', b'and', b'the']   # forks at '', a and an; h, e and END of "the" follow by themselves
+    tree = grow_tree(spelling, torch.zeros(5), 4)
+    assert '3 forks, and 1 symbols' in pictures.tree_of_choices(tree, 3).svg()   # and: a, n and d are chosen
+    assert '1 forks, and 3 symbols' in pictures.tree_of_choices(tree, 4).svg()
+    assert pictures.pooling(tree, [4, 1, 0]).svg().count('>END<') == 2 + 2       # of the two read and the two said
+
+
+def test_every_colour_of_the_drawings_stands_out_from_white_and_from_black():
+    def luminance(colour):
+        parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        return sum(w * (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055)**2.4) for w, p in zip((0.2126, 0.7152, 0.0722), parts))
+    text = ''.join((ROOT / f'assets/{name}.svg').read_text(encoding='utf-8') for name in ('pooling', 'tree', *PICTURES))
+    for colour in {*re.findall('#[0-9a-f]{6}', text)}:
+        for other in '#ffffff', '#0d1117':   # GitHub's two backgrounds; letters within a colour are white
+            low, high = sorted((luminance(colour), luminance(other)))
+            assert (high + 0.05) / (low + 0.05) > 4, (colour, other)
+
+
+def test_the_attention_that_is_drawn_is_what_the_model_computes():
+    torch.manual_seed(0)
+    model = GPT(Config(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=48)).eval()
+    seen, attn, idx = {}, model.blocks[1].attn, torch.arange(9)[None]
+    attn.register_forward_hook(lambda module, inputs, out: seen.update(x=inputs[0], out=out))
+    shares = attention.weights(model, idx, 1)                                    # (4, 9, 9)
+    v = attn.heads(attn.value(seen['x']))[0].repeat_interleave(2, dim=0)         # (4, 9, 8)
+    ours = attn.out((shares @ v).transpose(0, 1).flatten(1))                     # (9, 32)
+    torch.testing.assert_close(ours, seen['out'][0], atol=1e-5, rtol=1e-4)
+
+
+# ---- pages
+
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there():
+    for page in PAGES:
+        text = page.read_text(encoding='utf-8')
+        for link in re.findall(r'\]\(([^)]+)\)', text):
+            path, _, anchor = link.partition('#')
+            if link.startswith('http'):
+                continue
+            target = page.parent / path if path else page
+            assert target.exists(), (page.name, link)
+            if anchor:
+                headings = re.findall('^#+ (.*)$', target.read_text(encoding='utf-8'), re.M)
+                assert anchor in [re.sub('[^a-z0-9 -]', '', h.lower()).replace(' ', '-') for h in headings], (page.name, link)
+
+
+def test_every_command_names_files_and_settings_that_exist():
+    for page in PAGES:
+        text = page.read_text(encoding='utf-8')
+        for script, arguments in re.findall(r'python (\w+/?\w*\.py)([^\n`#]*)', text):
+            source = (ROOT / script).read_text(encoding='utf-8')
+            idea = re.search(r'--idea=(\w+)', arguments)   # its Config has settings, too
+            if idea and idea[1] == 'mine':   # the reader's own
+                continue
+            source += (ROOT / f'ideas/{idea[1]}.py').read_text(encoding='utf-8') if idea and idea[1] != 'NAME' else ''
+            for name in re.findall(r'--(\w+)=', arguments):
+                assert re.search(rf'^ *{name}_?(:.*)? = ', source, re.M), (page.name, script, name)
+            for file in re.findall(r'config/\w+\.py', arguments):
+                assert (ROOT / file).exists(), (page.name, file)
+
+
+def test_the_glossary_explains_the_words_of_the_field():
+    text = (ROOT / 'docs/glossary.md').read_text(encoding='utf-8')
+    for word in ('nats', 'epoch', 'logits', 'softmax', 'LoRA', 'EMA', 'wsd', 'SwiGLU', 'RMSNorm', 'rotary', 'grouped-query',
+                 'zero-shot', 'bits per byte', 'perplexity', 'Muon'):
+        assert re.search(rf'\*\*[^*]*{word}', text), word
+
+
+# ---- the lesson
+
+def test_the_notebook_runs_cell_by_cell(tmp_path, monkeypatch):
+    notebook = json.loads((ROOT / 'docs/lesson.ipynb').read_text(encoding='utf-8'))
+    cells = [''.join(cell['source']) for cell in notebook['cells'] if cell['cell_type'] == 'code']
+    assert not any(cell.get('outputs') for cell in notebook['cells'])
+    clone = copy(tmp_path / 'nanoSTLM')
+    (clone / 'mine.txt').write_text(story(), encoding='utf-8')
+    assert run(clone, 'prepare_wiki.py', '--input=mine.txt', '--dataset=mine', '--tokenizer=bpe300')[0] == 0
+    short = ' '.join([*SMALL, '--dataset=mine', '--tokenizer=bpe300', '--n_head=4', '--block_size=64'])
+    monkeypatch.chdir(clone / 'docs')
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.setattr(sys, 'path', sys.path[:])
+    namespace, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for cell in cells:
+            cell = re.sub("^FLAGS = ''", f'FLAGS = {short!r}', cell)
+            exec(compile(cell, 'cell', 'exec'), namespace)
+    assert os.getcwd() == str(clone) and (clone / 'out/attention.svg').exists()
+    assert re.search(r'one: [\d.]+ bits per byte', printed.getvalue())
+    assert list((clone / 'out/quick').glob('mc_*.json'))   # its two questions were answered
+
+
+# ---- the exercises
+
+PATCHES = sorted((ROOT / 'docs/solutions').glob('*.patch'))
+
+
+def test_each_exercise_has_a_solution_and_a_heading():
+    headings = re.findall(r'^## (\d+)\. ', (ROOT / 'docs/exercises.md').read_text(encoding='utf-8'), re.M)
+    assert [*map(int, headings)] == [int(patch.stem[:2]) for patch in PATCHES] == [*range(1, 13)]
+
+
+@pytest.mark.parametrize('patch', PATCHES, ids=lambda patch: patch.stem)
+def test_a_solution_turns_its_exercise_from_red_to_green(patch, tmp_path):
+    clone = copy(tmp_path / 'nanoSTLM')
+    number = f'--number={int(patch.stem[:2])}'
+
+    script = clone / 'docs/exercises.py'
+    fails_in_one_line(run(clone, script, number), 'is red')
+    subprocess.run(['git', 'apply', '-C1', str(patch)], cwd=clone, check=True)
+    status, out, err = run(clone, script, number)
+    assert status == 0 and 'is green' in out, err
