@@ -11,6 +11,7 @@ finding: a traceback, a message of several lines, a result that differs without 
 trials = 500   # how many
 seed = 1       # of the first million trials; the next one has others
 only = 0       # one trial alone, by its number
+minutes = 0    # end after so many; 0 is never
 
 import ast
 import collections
@@ -30,12 +31,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from configurator import configure
-configure(globals(), at_least={0: 'only seed', 1: 'trials'})
+configure(globals(), at_least={0: 'only seed minutes', 1: 'trials'})
 
 import requests
 import torch
@@ -396,7 +398,7 @@ def main():
     generate = model.GPT.generate
     model.GPT.generate = lambda *args, **settings: itertools.islice(generate(*args, **settings), 3)
     numbers = [only] if only else range(seed * 10**6, seed * 10**6 + trials)
-    ends = collections.Counter()
+    ends, begun = collections.Counter(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         pristine, here = pathlib.Path(folder, 'pristine'), pathlib.Path(folder, 'a/b/c')   # .. stays inside
         for place in (here, pristine):
@@ -408,10 +410,12 @@ def main():
         os.chdir(here)
         progress = configurator.Progress('trials')
         for i, number in enumerate(numbers):
+            if minutes and time.monotonic() > begun + 60 * minutes:
+                break
             kind, how, said, error = trial(number, pristine)
             ends[kind, how] += 1
             if how not in ('right', 'one line'):
-                print(f'--only={number}: {kind}: {how}: {said!a:.120}: {" / ".join(str(error).splitlines())!a:.200}')
+                print(f'\n--only={number}: {kind}: {how}: {said!a:.120}: {" / ".join(str(error).splitlines())!a:.200}', flush=True)
             if only:
                 traceback.print_exception(error) if error else print(how, said)
             progress((i + 1) / len(numbers))
@@ -419,8 +423,8 @@ def main():
     for kind in KINDS:
         print(f'{kind:11}', ', '.join(f'{how} {n}' for (of, how), n in sorted(ends.items()) if of == kind))
     right, line = (sum(n for (_, how), n in ends.items() if how == good) for good in ('right', 'one line'))
-    print(f'{len(numbers)} tried, {right} right, {line} one line, {len(numbers) - right - line} findings')
-    sys.exit(len(numbers) > right + line)
+    print(f'{ends.total()} tried, {right} right, {line} one line, {ends.total() - right - line} findings')
+    sys.exit(ends.total() > right + line)
 
 
 if __name__ == '__main__':
