@@ -131,8 +131,8 @@ def restore_model(checkpoint, spelling, path, lora_rank=0):
 
 def newest_checkpoint(out_dir):
     """Of a run's folder best.pt, else ckpt.pt."""
-    folder = pathlib.Path(out_dir)
-    return folder / ('ckpt.pt' if (folder / 'ckpt.pt').exists() and not (folder / 'best.pt').exists() else 'best.pt')
+    best, last = pathlib.Path(out_dir) / 'best.pt', pathlib.Path(out_dir) / 'ckpt.pt'
+    return last if last.exists() and not best.exists() else best
 
 
 def load_run(out_dir, device='cpu'):
@@ -183,17 +183,19 @@ def earlier_run(settings, given):
         before.pop('out_dir', None)   # the folder may have been renamed
     else:
         before = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
-        if not before['lora_rank']:   # it may get adapters
-            del before['lora_rank']
+        if not before.get('lora_rank'):   # it may get adapters
+            before.pop('lora_rank', None)
         fixed = {*before}
     for name, value in before.items():
         if name not in given:
             settings[name] = value
         elif name in fixed and value != settings[name]:
             fail(f'--{name}={settings[name]}: the run in {path.parent} has {value} and has to keep it')
-    if resume and settings['batch_size'] * settings['grad_accum'] != before['batch_size'] * before['grad_accum']:
-        fail(f"batch_size={settings['batch_size']} times grad_accum={settings['grad_accum']}: the run in {path.parent} has "
-             f"{before['batch_size'] * before['grad_accum']} blocks in a step and has to keep them")
+    blocks = settings['batch_size'] * settings['grad_accum']
+    blocks_before = before.get('batch_size', 1) * before.get('grad_accum', 1)
+    if resume and blocks != blocks_before:
+        fail(f"batch_size={settings['batch_size']} times grad_accum={settings['grad_accum']}: the run in "
+             f'{path.parent} has {blocks_before} blocks in a step and has to keep them')
     return path, checkpoint
 
 

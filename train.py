@@ -124,8 +124,8 @@ def check_points(name, points, fits):
     except (TypeError, ValueError):
         good = False
     if not good:
-        fail(f'{name}={points} must be [(step, value), ...] with growing steps; of dropout, a value '
-             'is at least 0 and below 1; of shares, a list with a number for each data set')
+        fail(f'{name}={points} must be [(step, value), ...] with growing steps; of dropout, a '
+             'value is at least 0 and below 1; of shares, a list with a number for each data set')
 
 
 def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_share=0.4, final_lr=0.0):
@@ -188,8 +188,8 @@ if __name__ == '__main__':
     if beta2 >= 1 or ema >= 1 or stride > block_size:
         fail(f'beta2={beta2} and ema={ema} must be below 1, stride={stride} at most {block_size=}')
     if share == 'none' and (share_every or lora_rank and not checkpoint):
-        fail(f"share_every={share_every}, lora_rank={lora_rank}: these need share='ffn' or 'block'; "
-             'lora_rank may also have a run to start from (--init_from=FOLDER)')
+        fail(f"share_every={share_every}, lora_rank={lora_rank}: these need share='ffn' or "
+             "'block'; lora_rank may also have a run to start from (--init_from=FOLDER)")
     if grad_accum % world:
         fail(f'grad_accum={grad_accum} must be a multiple of the number of processes, {world}')
 
@@ -258,15 +258,16 @@ if __name__ == '__main__':
     model.dropout.set(max(p for _, p in dropout_points))
     parts = model.count_parameters()
     say(machine)
-    say(f'parameters: {sum(parts.values()):,} = ' + ' + '.join(f'{part} {n:,}' for part, n in parts.items()))
+    sizes = [f'{part} {n:,}' for part, n in parts.items()]
+    say(f'parameters: {sum(parts.values()):,} = {" + ".join(sizes)}')
 
     how = dict(batch_size=batch_size, autocast=autocast, rank=rank, world=world)
     if eval_only:
         stride = stride or block_size // 2
         nats, bpb, total = evaluate(judged, sets, token_bytes, split, stride=stride,
                                     progress=watch(f'evaluating {split}'), **how)
-        say(f'{split} split after {checkpoint["iter"]} steps, windows of {block_size} tokens, a new one '
-            f'every {stride}: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
+        say(f'{split} split after {checkpoint["iter"]} steps, windows of {block_size} tokens, a new '
+            f'one every {stride}: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
         for unit in ('byte', 'char', 'word'):
             n = sum(meta['splits'][split][f'{unit}s'] for _, meta in sets)
             say(f'perplexity: {np.exp(np.float64(total / n)):.4g} per {unit}')
@@ -284,9 +285,11 @@ if __name__ == '__main__':
     if going_on:
         it = checkpoint['iter']
         if it >= max_iters and (out / 'result.json').exists():
-            fail(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
+            fail(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; '
+                 'give a larger --max_iters')
         try:
-            best, seconds, since = float(checkpoint['best']), float(checkpoint['seconds']), checkpoint['since']
+            best, seconds = float(checkpoint['best']), float(checkpoint['seconds'])
+            since = checkpoint['since']
             since['loss'] = since['loss'].to(device)
             orders = [Order(tokens, block_size, seed, epoch, read)
                       for tokens, (epoch, read) in zip(files, checkpoint['order'], strict=True)]
@@ -297,7 +300,8 @@ if __name__ == '__main__':
                 averaged.load_state_dict(checkpoint['ema'])
             torch.set_rng_state(checkpoint['rng'])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            fail(f'{source}: not a state of training that this code can go on from ({str(error)[:200]})')
+            fail(f'{source}: not a state of training that this code can go on from '
+                 f'({str(error)[:200]})')
         if rank > 0:
             torch.manual_seed(seed + rank + world * it)
         elif device.type == 'cuda' and checkpoint['cuda_rng'] is not None:
@@ -384,7 +388,8 @@ if __name__ == '__main__':
                     say(f'step {it:6} | {len(questions)} questions: {score["acc"]:.1%} right, '
                         f'{score["acc_norm"]:.1%} by character (chance {score["chance"]:.1%}), '
                         f'log p(right answer) {score["log_prob"]:.3f}')
-                    row |= dict(mc_acc=score['acc'], mc_acc_norm=score['acc_norm'], mc_log_prob=score['log_prob'])
+                    row |= dict(mc_acc=score['acc'], mc_acc_norm=score['acc_norm'],
+                                mc_log_prob=score['log_prob'])
                 row |= dict(val_loss=nats, val_bpb=bpb)
                 improved = bpb < best
                 best = min(best, bpb)
@@ -409,7 +414,8 @@ if __name__ == '__main__':
             sys.exit(130)
         if row:
             if rank == 0:
-                run.add_to_log(log_file, row | so_far() | dict(iter=it, epoch=it * step_tokens / n_train))
+                row |= so_far() | dict(iter=it, epoch=it * step_tokens / n_train)
+                run.add_to_log(log_file, row)
             since = dict(it=it, loss=torch.zeros((), device=device))
             line_it, line_time = it, time.monotonic()   # an evaluation's time isn't training's
         if it >= max_iters:
@@ -453,7 +459,8 @@ if __name__ == '__main__':
             ids = prompt[1:] + [token.item() for token in more]
         sample = b''.join(spelling[i] or b'\n\n' for i in ids).decode(errors='replace')
         say(f"\n--- a held-out text's first words, continued\n{sample}\n---")
-        seen, text = (b''.join(spelling[i] for i in tokens) for tokens in (files[0][:2**20], held[:2**21]))
+        seen = b''.join(spelling[i] for i in files[0][:2**20])
+        text = b''.join(spelling[i] for i in held[:2**21])
         gzip, xz = compressors(seen, text)
         say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {gzip:.3f} for the same text')
         say(f'and xz {xz:.3f} after {len(seen) / 1e6:.1f} MB of the training text, the fairer comparison')

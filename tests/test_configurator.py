@@ -81,7 +81,7 @@ def test_help_lists_each_setting_with_default_and_comment(configure, capsys, fla
 
 
 @pytest.mark.parametrize('config', [
-    'from other import *\nname = "b"', 'exec(open("other.py").read())', 'globals().update(max_iters=7, learning_rate=6e-3)',
+    'from other import *\nname = "1"', 'exec(open("other.py").read())', 'globals().update(max_iters=7, learning_rate=6e-3)',
     '\ufeffmax_iters = 7', 'def steps():\n    learning_rate = 5\n    return 7\nmax_iters = steps()'])
 def test_a_config_sets_what_it_inherits_and_nothing_else(configure, config, tmp_path, monkeypatch):
     (tmp_path / 'other.py').write_text('max_iters = 7')
