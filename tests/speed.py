@@ -9,7 +9,7 @@ Training and generation beside nanoGPT's and llama2.c's, in turn, on this machin
 
 Each model lives in a process of its own, and the processes take turns. A training step is forward, backward, clipping
 and AdamW on 4 blocks of 512 tokens, nanoGPT's in float32, as its train.py runs on a CPU, ours in --dtype. Generation
-is one sample, token by token; for nanoGPT, which reads everything again for each token, after a prompt of 400.
+is one sample, token by token, always the likeliest; for nanoGPT, which reads everything again for each token, after a prompt of 400.
 """
 job = 'train'              # train or generate
 nanogpt = ''               # a clone of it
@@ -121,7 +121,7 @@ def work():
         else:
             size = 16 if worker == 'batch16' else 1
             with context, torch.no_grad():
-                produced = model.generate(tokens[:1, :prompt].expand(size, -1), new + 1, top_k=200)
+                produced = model.generate(tokens[:1, :prompt].expand(size, -1), new + 1, temperature=0)
                 next(produced)   # the prompt is read
                 start = time.perf_counter()
                 for _ in produced:
@@ -140,11 +140,9 @@ def llama2c_rate(folder):
         pieces = [f'<{i}>'.encode() for i in range(V)]
         files[1].write_bytes(struct.pack('i', 16) + b''.join(
             struct.pack('fi', 0.0, len(piece)) + piece for piece in pieces))
-    while True:   # until it isn't cut short by a random end of text
-        done = subprocess.run([pathlib.Path(llama2c).resolve() / 'run', files[0], '-z', files[1], '-t', '1.0', '-p', '1.0',
-                               '-n', str(new)], capture_output=True)
-        if found := re.search(rb'achieved tok/s: ([\d.]+)', done.stderr):
-            return float(found[1])
+    done = subprocess.run([pathlib.Path(llama2c).resolve() / 'run', files[0], '-z', files[1], '-t', '0',
+                           '-n', str(new)], capture_output=True)
+    return float(re.search(rb'achieved tok/s: ([\d.]+)', done.stderr)[1])
 
 
 def main():
