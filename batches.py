@@ -87,7 +87,7 @@ class Mix:
 
     def __init__(self, orders, owed=None):
         self.orders = orders
-        self.owed = np.zeros(len(orders)) if owed is None else np.array(owed)
+        self.owed = np.zeros(len(orders)) if owed is None else np.array(owed, float).reshape(len(orders))
 
     def next(self, shares):
         self.owed += shares / np.sum(shares)

@@ -345,7 +345,7 @@ def grow_tree(spelling, counts, S):
 def by_size(sizes):
     """(M) sizes -> yields each size above 0 that occurs, with the indices (n) of the items that
     have it."""
-    order = sizes.argsort()
+    order = sizes.argsort(stable=True)   # so that rounding doesn't depend on the number of threads
     for size, which in enumerate(order.split(sizes.bincount().tolist())):
         if size > 0 and len(which) > 0:
             yield size, which

@@ -25,6 +25,7 @@ COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bp
            'tokens_per_s', 'seconds', 'mc_acc', 'mc_acc_norm', 'mc_log_prob')
 # what a run has to keep when it goes on, beside its shape
 KEPT = ('idea', 'dataset', 'shares', 'tokenizer', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed')
+STATE = {'optimizers', 'ema', 'data', 'order', 'owed', 'rng', 'best', 'seconds', 'since'}   # of training
 CONTENTS = dict(format=int, config=dict, idea=str, model=dict, tokenizer=dict, settings=dict, iter=int)
 
 
@@ -173,7 +174,7 @@ def earlier_run(settings, given):
         if out_dir.resolve() == path.parent.resolve():
             fail(f'out_dir={out_dir} is the run to start from; give another one')
     checkpoint = load_checkpoint(path)
-    if resume and 'optimizers' not in checkpoint:
+    if resume and not STATE <= checkpoint.keys():
         hint = command('train.py', init_from=path.parent, out_dir='out/NAME')
         fail(f'{path} has weights and no state of training; start from them: {hint}')
 
@@ -220,6 +221,9 @@ def cut_log(path, it):
     if path.exists():
         try:
             header, *rows = path.read_text(encoding='utf-8-sig').splitlines()
+            for row in rows:
+                if len([float(cell or 0) for cell in row.split(',')]) != len(COLUMNS):
+                    raise ValueError
             rows = [row for row in rows if int(row.split(',')[0]) < it]
         except ValueError:
             header = ''

@@ -179,6 +179,6 @@ def load(spec, folder):
             raise ValueError('not the one that was written, or of another tokenizer')
     except OSError as error:
         raise SystemExit(f'{error.filename}: {error.strerror}; the tokenizer is missing')
-    except (SystemExit, ValueError, KeyError, TypeError) as error:
+    except (SystemExit, ValueError, KeyError, TypeError, OverflowError) as error:
         raise SystemExit(f'{folder}/tokenizer.tiktoken: damaged ({error})')
     return tokenizer

@@ -215,7 +215,7 @@ if __name__ == '__main__':
     spelling = tokenizers.spelling(encoding)
     token_bytes = np.array([len(token or b'') for token in spelling])
     trained_on = [[meta['tokenizer']['sha256'], meta['splits']] for _, meta in sets]
-    if going_on and not eval_only and checkpoint['data'] != trained_on:
+    if going_on and not eval_only and str(checkpoint['data']) != str(trained_on):
         fail(f'{folder}: not the data that {out_dir} was trained on; it was prepared again')
     files = [open_split(*data, 'train', block_size, train_tokens) for data in sets]
     n_train = sum(len(tokens) for tokens in files)
@@ -230,7 +230,7 @@ if __name__ == '__main__':
     torch.manual_seed(seed)
     if checkpoint:
         model = run.restore_model(checkpoint, spelling, source, lora_rank)
-        counts = checkpoint['counts']
+        counts = checkpoint.get('counts')
     else:
         counts = torch.zeros(len(spelling))
         for share_of_set, tokens in zip(average, files):
@@ -283,20 +283,25 @@ if __name__ == '__main__':
     since = dict(it=0, loss=torch.zeros((), device=device))   # of the steps since the last line
     blocks = Mix([Order(tokens, block_size, seed) for tokens in files])
     if going_on:
-        it, best, seconds = checkpoint['iter'], checkpoint['best'], checkpoint['seconds']
+        it = checkpoint['iter']
         if it >= max_iters and (out / 'result.json').exists():
             fail(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; '
                  'give a larger --max_iters')
-        since = checkpoint['since']
-        since['loss'] = since['loss'].to(device)
-        places = zip(files, checkpoint['order'])
-        orders = [Order(tokens, block_size, seed, *place) for tokens, place in places]
-        blocks = Mix(orders, checkpoint['owed'])
-        for each, state in zip(optimizers, checkpoint['optimizers']):
-            each.load_state_dict(state)
-        if averaged:
-            averaged.load_state_dict(checkpoint['ema'])
-        torch.set_rng_state(checkpoint['rng'])
+        try:
+            best, seconds = float(checkpoint['best']), float(checkpoint['seconds'])
+            since = checkpoint['since']
+            since['loss'] = since['loss'].to(device)
+            orders = [Order(tokens, block_size, seed, epoch, read)
+                      for tokens, (epoch, read) in zip(files, checkpoint['order'], strict=True)]
+            blocks = Mix(orders, checkpoint['owed'])
+            for each, state in zip(optimizers, checkpoint['optimizers'], strict=True):
+                each.load_state_dict(state)
+            if averaged:
+                averaged.load_state_dict(checkpoint['ema'])
+            torch.set_rng_state(checkpoint['rng'])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            fail(f'{source}: not a state of training that this code can go on from '
+                 f'({str(error)[:200]})')
         if rank > 0:
             torch.manual_seed(seed + rank + world * it)
         elif device.type == 'cuda' and checkpoint['cuda_rng'] is not None:
@@ -458,7 +463,7 @@ if __name__ == '__main__':
         text = b''.join(spelling[i] for i in held[:2**21])
         gzip, xz = compressors(seen, text)
         say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {gzip:.3f} for the same text')
-        say(f'and xz {xz:.3f} after {len(seen) / 1e6:.1f} MB of the training text, the fairer comparison')
+        say(f'and xz {xz:.3f} after it has read the training text, the fairer comparison')
         result = so_far() | dict(val_bpb=bpb, best_bpb=best, flops_per_token=flops, parameters=parts,
                                  settings=settings, machine=machine, peak_memory=run.peak_memory(device))
         # that it is there means: finished

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import eval_mc
+import questions
 import fast
 import held_out
 import muon
@@ -73,7 +74,7 @@ def test_evaluation_generation_and_multiple_choice_in_float32_emulate_nothing(ch
     model.eval()
     np.arange(200, dtype='u1').tofile(tmp_path / 'val.bin')
     meta = dict(dtype='u1', splits=dict(val=dict(bytes=199, tokens=200)))
-    items = [eval_mc.make_item('ab', ['cd', 'efg'], 0), eval_mc.make_item('', ['x', 'yz'], 1)]
+    items = [questions.make_item('ab', ['cd', 'efg'], 0), questions.make_item('', ['x', 'yz'], 1)]
     device, autocast, _ = run.pick_device('cpu', 'float32')
     with Watch() as watch, autocast:
         held_out.evaluate(model, [(tmp_path, meta)], np.ones(256), autocast=autocast)

@@ -113,7 +113,8 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
     assert train(folder, *extra, '--out_dir=out/whole')[0] == 0
     # stopped by Ctrl-C somewhere, then resumed: with the settings of the checkpoint
     process = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *DATA, *SMALL, *extra, '--out_dir=out/parts'],
-                               cwd=folder, stdout=subprocess.PIPE, text=True,   # in the background it is ignored
+                               cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                               # in the background it would be ignored
                                preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     for line in process.stdout:
         if line.startswith('step      5'):
@@ -427,12 +428,26 @@ def test_an_interrupted_evaluation_ends_at_once(trained):
     assert len(calls) == 1
 
 
+def test_a_state_of_training_of_another_shape_is_one_line(trained):
+    folder = trained[0]
+    path = folder / 'out/foreign/ckpt.pt'
+    shutil.copytree(folder / 'out/a', path.parent)
+    whole = load(path)
+    for name, value in (('best', 'x'), ('since', []), ('owed', ['x']), ('order', [[0]]), ('optimizers', [{}]), ('rng', None)):
+        torch.save(whole | {name: value}, path)
+        fails_in_one_line(train(folder, '--out_dir=out/foreign', '--init_from=resume', '--max_iters=30'), 'state of training')
+    del whole['seconds']
+    torch.save(whole, path)
+    fails_in_one_line(train(folder, '--out_dir=out/foreign', '--init_from=resume', '--max_iters=30'), 'no state of training')
+
+
 def test_a_logs_spreadsheet_is_one_line(trained):
     folder = trained[0]
     assert train(folder, '--out_dir=out/sheet')[0] == 0
     log = folder / 'out/sheet/log.csv'
     raw = log.read_bytes()
-    for harmed in (raw.replace(b',', b';'), raw[:100] + bytes(10) + raw[100:], raw.replace(b'5,', b'five,')):
+    for harmed in (raw.replace(b',', b';'), raw[:100] + bytes(10) + raw[100:], raw.replace(b'5,', b'five,'),
+                   raw.replace(b'.', b'x', 1), raw.rstrip() + b',7\n'):
         log.write_bytes(harmed)
         fails_in_one_line(train(folder, '--out_dir=out/sheet', '--init_from=resume', '--max_iters=25'), 'log.csv')
     log.write_bytes(b'\xef\xbb\xbf' + raw)   # a BOM is harmless
