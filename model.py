@@ -59,6 +59,9 @@ class Config:
             number = times * getattr(self, part)  # twice, since rotary positions turn numbers in pairs
             if getattr(self, whole) % number:
                 raise ValueError(f'{whole}={getattr(self, whole)} must be a multiple of {times} * {part}={number}')
+        layers = max(self.n_layer, self.n_encoder_layer, self.n_decoder_layer)
+        if layers > 1000:  # making them would take minutes, and then all memory
+            raise ValueError(f'{layers} layers are more than 1000')
         if self.embedding == 'byte_pool' and self.max_bytes > 16:
             raise ValueError(f'max_bytes={self.max_bytes} must be at most 16 for byte_pool: a gpt2-16 or bpe<N> tokenizer')
 

@@ -363,7 +363,7 @@ def test_parameters_are_counted_once(tied):
 @pytest.mark.parametrize('wrong, named', [
     (dict(n_head=3), 'n_embd=32'), (dict(n_kv_head=3), 'n_head=4'), (dict(n_head=32), '2 [*] n_head=64'),
     (dict(BYTES, n_byte_head=5), 'n_byte_embd=16'), (dict(BYTES, max_bytes=17), 'max_bytes=17'),
-    (dict(ffn='relu'), "ffn='relu'"), (dict(share='all'), "share='all'")])
+    (dict(ffn='relu'), "ffn='relu'"), (dict(share='all'), "share='all'"), (dict(n_layer=10**11), '100000000000')])
 def test_an_impossible_shape_is_an_error_that_names_it(wrong, named):
     with pytest.raises(ValueError, match=named):
         Config(**{**TINY, **wrong})

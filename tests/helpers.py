@@ -28,6 +28,7 @@ def script_process(cwd, path, args, env, first):
     os.chdir(cwd)
     os.environ.update(env)
     sys.argv, sys.path[:0] = [path, *args], [os.path.dirname(path)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a test run in the background ignores it
     import torch
     torch.set_num_threads(1)
     first()

@@ -113,7 +113,9 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
     assert train(folder, *extra, '--out_dir=out/whole')[0] == 0
     # stopped by Ctrl-C somewhere, then resumed: with the settings of the checkpoint
     process = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *DATA, *SMALL, *extra, '--out_dir=out/parts'],
-                               cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+                               cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                               # in the background it would be ignored
+                               preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     for line in process.stdout:
         if line.startswith('step      5'):
             process.send_signal(signal.SIGINT)
