@@ -139,6 +139,16 @@ def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_s
     return final_lr + (1 - final_lr) * height
 
 
+def pace(step_seconds, steps, step_tokens):
+    """What a run will take, in words, and what to try instead of more than two days."""
+    seconds = step_seconds * steps
+    text = f'a step of {step_tokens:,} tokens takes about {step_seconds:.2g} s here: {duration(seconds)} left'
+    if seconds > 2 * 86400:
+        text += ('\nthat is more than two days: take a GPU, a smaller config or fewer --max_iters; '
+                 'without a config, train.py takes minutes')
+    return text
+
+
 # ---------------------------------------------------------------------------------------------
 # the run, top to bottom
 
@@ -430,6 +440,7 @@ if __name__ == '__main__':
         drawn = [blocks.next(along(share_points, it)) for _ in range(batch_size * grad_accum)]
         mine = drawn[rank::world]
         progress = Progress(f'step {it + 1}')
+        started = time.monotonic()
         for micro in range(n_micro):
             x, y = load_blocks(mine[micro::n_micro], block_size, device)
             model.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up gradients once
@@ -438,6 +449,8 @@ if __name__ == '__main__':
             loss.backward()
             since['loss'] += loss.detach()
             progress((micro + 1) / n_micro)
+            if it == first and micro == 0:   # before anybody waits for long
+                say(pace((time.monotonic() - started) * n_micro, max_iters - it, step_tokens))
         norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
         for each in optimizers:
             each.step()

@@ -193,6 +193,12 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
         assert min(moment['momentum_buffer'].shape) >= 16   # no adapter, of rank 2, is Muon's
 
 
+def test_a_run_says_after_its_first_forward_pass_how_long_it_will_take_and_what_to_do_about_two_days(trained):
+    assert re.search(r'a step of 128 tokens takes about [\d.e-]+ s here: 0:\d\d left', trained[1])
+    assert 'two days' not in trainer.pace(1.0, 86400 * 2, 100)
+    assert '17.4 days' in trainer.pace(1000.0, 1500, 245760) and 'a smaller config' in trainer.pace(1000.0, 1500, 1)
+
+
 def test_an_epoch_reads_each_block_once():
     tokens, epochs = np.arange(1000), []
     order = trainer.Order(tokens, 32, seed=5)
