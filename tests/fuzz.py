@@ -11,7 +11,7 @@ finding: a traceback, a message of several lines, a result that differs without 
 trials = 500   # how many
 seed = 1       # 1 is the trials from 1,000,000 on, 2 those from 2,000,000 on
 only = 0       # one trial alone, by its number
-minutes = 0    # end after so many; 0 is never
+minutes = 0.0  # end after so many; 0 is never
 
 import collections
 import contextlib
