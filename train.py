@@ -301,6 +301,9 @@ if __name__ == '__main__':
             best, seconds = float(checkpoint['best']), float(checkpoint['seconds'])
             since = checkpoint['since']
             since['loss'] = since['loss'].to(device)
+            if it > since['it']:
+                since |= dict(lr=float(since['lr']), dropout=float(since['dropout']),
+                              norm=since['norm'].to(device))
             orders = [Order(tokens, block_size, seed, epoch, read)
                       for tokens, (epoch, read) in zip(files, checkpoint['order'], strict=True)]
             blocks = Mix(orders, checkpoint['owed'])
