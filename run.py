@@ -180,6 +180,10 @@ def earlier_run(settings, given):
 
     if resume or settings['eval_only']:
         before, fixed = dict(checkpoint['settings']), {*checkpoint['config'], *KEPT}
+        for name, value in settings.items():
+            kinds = (int, float, list) if type(value) in (int, float, list) else type(value)
+            if (resume or name in before) and not isinstance(before.get(name), kinds):
+                fail(f'{path}: not a checkpoint of train.py (its {name} is {before.get(name)!r})')
         before.pop('out_dir', None)   # the folder may have been renamed
     else:
         before = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
