@@ -15,7 +15,6 @@ Result:  NOT MEASURED YET (bits per byte beside the plain model's, three seeds)
 """
 from dataclasses import dataclass
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 

@@ -61,7 +61,6 @@ def tokens_and_vocabulary():
 
 def our_model(kind):
     """(model, what to compute in, tokens), of kind table, byte_pool, int8 or batch16."""
-    import torch
     import fast
     import run
     run.keep_freed_memory()

@@ -1,9 +1,7 @@
 """convert.py beside transformers, tokenizers, and a reader of llama2.c's files that shares no code with it."""
 import json
-import pathlib
 import random
 import struct
-import sys
 
 import numpy as np
 import pytest
@@ -11,10 +9,9 @@ import torch
 
 from helpers import fails_in_one_line, run, story
 
-import convert
 import run as runs
 import tokenizer as tokenizers
-from model import GPT, Config
+from model import Config
 
 SMALL = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, d_ff=96, block_size=64)
 ODD = ['', ' ', 'Hello  world', "don't we'll I'M", 'x = 12345  67\n\n\n  y', '\t\ta\r\nb', 'Zoë 老师 🐈 naïve', 'a   1 \n 2',

@@ -1,6 +1,5 @@
 """sample.py as a user runs it, on a tiny model."""
 import html
-import math
 import re
 
 import pytest
