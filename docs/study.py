@@ -39,6 +39,7 @@ TABLE = SMALL | dict(output_bias=True)
 GPT2, BPE = TABLE | dict(tokenizer='gpt2-16', block_size=256), TABLE | dict(tokenizer='bpe8192', block_size=308)
 POOL = SMALL | dict(tokenizer='gpt2-16', block_size=256, embedding='byte_pool')
 BASE = POOL | dict(max_iters=200)
+SHORT = BASE | dict(max_iters=100)   # of the ideas, which are many
 AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
 DROPOUTS = {'constant': 0.1, 'early linear': [[0, 0.1], [67, 0]], 'late': [[133, 0], [134, 0.1]]}
 STUDIES = dict(
@@ -63,21 +64,21 @@ STUDIES = dict(
     dropout={'base': BASE} | {f'dropout {name}': BASE | dict(dropout=p) for name, p in DROPOUTS.items()} |
             {'10 epochs': AGAIN, **{f'10 epochs, dropout {name}': AGAIN | dict(dropout=p) for name, p in DROPOUTS.items()},
              '10 epochs, dropout, decay, ema': AGAIN | dict(dropout=0.1, weight_decay=0.8, ema=0.95)},
-    ideas={   # each beside base; beside them, what as many parameters or FLOPs do without an idea
-        'base': BASE,
-        'value_residual': BASE | dict(idea='value_residual'),
-        'experts': BASE | dict(idea='experts'),
-        'base, wide ffn': BASE | dict(d_ff=2304),                                       # as many parameters as experts
-        'early_exit': BASE | dict(idea='early_exit', exit_above=0.7),
-        'self_speculation': BASE | dict(idea='self_speculation'),                       # the same training
-        'pause_tokens': BASE | dict(idea='pause_tokens'),
-        'base, 5 layers': BASE | dict(n_layer=5),                                       # as many FLOPs as pause_tokens
-        'teacher': BASE | dict(max_iters=600),                                          # base, three times as long
-        'distillation': BASE | dict(idea='distillation', teacher='out/study/teacher-{seed}'),
-        'mixture_of_depths': BASE | dict(idea='mixture_of_depths'),
-        'base, 3 layers': BASE | dict(n_layer=3),                                       # as mixture_of_depths
-        'next_thought': BASE | dict(idea='next_thought'),
-        'fill_in_the_middle': BASE | dict(idea='fill_in_the_middle')})
+    ideas={   # each beside plain; beside them, what as many parameters or FLOPs do without an idea
+        'plain': SHORT,
+        'value_residual': SHORT | dict(idea='value_residual'),
+        'experts': SHORT | dict(idea='experts'),
+        'plain, wide ffn': SHORT | dict(d_ff=2304),                                     # as many parameters as experts
+        'early_exit': SHORT | dict(idea='early_exit', exit_above=0.7),
+        'self_speculation': SHORT | dict(idea='self_speculation'),                      # the same training
+        'pause_tokens': SHORT | dict(idea='pause_tokens'),
+        'plain, 5 layers': SHORT | dict(n_layer=5),                                     # as many FLOPs as pause_tokens
+        'teacher': SHORT | dict(max_iters=300),                                         # plain, three times as long
+        'distillation': SHORT | dict(idea='distillation', teacher='out/study/teacher-{seed}'),
+        'mixture_of_depths': SHORT | dict(idea='mixture_of_depths'),
+        'plain, 3 layers': SHORT | dict(n_layer=3),                                     # as mixture_of_depths
+        'next_thought': SHORT | dict(idea='next_thought'),
+        'fill_in_the_middle': SHORT | dict(idea='fill_in_the_middle')})
 if study not in STUDIES:
     sys.exit(f'study={study} is none of {", ".join(STUDIES)}')
 runs = {name: settings for name, settings in STUDIES[study].items() if only in ('', name)}
@@ -169,7 +170,7 @@ text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]
          f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
          'compare that among runs with one tokenizer.',
          *['PFLOP is three times the forward pass of evaluation; what is computed in training alone (a second loss, a '
-           "teacher) shows in tokens/s. What differs from base by less than base's own range is a tie."] * (study == 'ideas')]
+           "teacher) shows in tokens/s. What differs from plain by less than plain's own range is a tie."] * (study == 'ideas')]
 (ROOT / f'docs/{"ideas_table" if study == "ideas" else study}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
 print('\n'.join(text))
 
