@@ -120,7 +120,7 @@ def read_settings(path, inside=''):
     for node in nodes:
         if 'configure(' in ast.unparse(node):
             break
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.Assign) and not node.targets[0].id.isupper():   # a CONSTANT is no setting
             name, kinds = node.targets[0].id, []
         elif isinstance(node, ast.AnnAssign):
             name, kinds = node.target.id, ast.unparse(node.annotation).split(' | ')

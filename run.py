@@ -9,15 +9,18 @@ and what a resume needs. Beside it lie tokenizer.tiktoken and log.csv. With `sca
 """
 import ctypes
 import importlib
+import math
 import os
 import pathlib
+import re
 import sys
 import zipfile
+from collections import Counter
 
 import torch
 
 import tokenizer as tokenizers
-from configurator import command, fail
+from configurator import command, configure, fail
 from download import lock, write_whole
 
 FORMAT = 3
@@ -87,6 +90,35 @@ def build_model(config, spelling, counts=None, idea=''):
     elif config.output_bias:
         model.tokens.head.bias.data = counts.log1p()
     return model
+
+
+def planned_model(argv):
+    """(model, settings): what train.py would make of a config file and flags, as shapes without numbers."""
+    import train   # which imports this file
+    settings, _ = configure(dict(vars(train)), argv=argv)
+    module, name = idea_module(settings['idea']), settings['tokenizer']
+    shape = {field: settings[field] for field in module.Config.__dataclass_fields__ if field in settings}
+    vocab_size = int(name.removeprefix('bpe')) if name.startswith('bpe') else {'byte': 257}.get(name, 50257)
+    try:
+        with torch.device('meta'):
+            return module.GPT(module.Config(vocab_size=vocab_size, **shape)), settings
+    except ValueError as error:
+        fail(error)
+
+
+def print_parts(argv):
+    """Each parameter of planned_model() with its shape; layers that are alike share a line."""
+    model, settings = planned_model(argv)
+    rows = Counter((re.sub(r'\.\d+\.', '.*.', name), tuple(p.shape)) for name, p in model.named_parameters())
+    for (name, shape), n in rows.items():
+        print(f"{name:34} {n:3} x {' x '.join(map(str, shape)):12} {n * math.prod(shape):12,}")
+    print(f"{model.config.n_layer} layers, context {model.config.block_size} tokens, vocabulary {model.config.vocab_size:,} "
+          f"({settings['tokenizer']})\n{count_line(model)}")
+
+
+def count_line(model):
+    parts = model.count_parameters()
+    return f"parameters: {sum(parts.values()):,} = {' + '.join(f'{part} {n:,}' for part, n in parts.items())}"
 
 
 def load_checkpoint(path):

@@ -268,8 +268,7 @@ if __name__ == '__main__':
     model.dropout.set(max(p for _, p in dropout_points))
     parts = model.count_parameters()
     say(machine)
-    sizes = [f'{part} {n:,}' for part, n in parts.items()]
-    say(f'parameters: {sum(parts.values()):,} = {" + ".join(sizes)}')
+    say(run.count_line(model))
 
     how = dict(batch_size=batch_size, autocast=autocast, rank=rank, world=world)
     if eval_only:

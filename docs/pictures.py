@@ -265,23 +265,16 @@ def schedules(along, learning_rate_factor):
     return picture
 
 
-def config(name=''):
-    """The model's shape that train.py has, or that a config file makes of it."""
-    import train
-    from model import Config
-    files = [f'config/{name}.py'] if name else []
-    settings = configure(dict(vars(train)), argv=files)[0]
-    shape = {field: value for field, value in settings.items() if field in Config.__dataclass_fields__}
-    return Config(vocab_size={'bpe4096': 4096, 'bpe8192': 8192}.get(settings['tokenizer'], 50257), **shape)
+def planned(name=''):
+    """The model that train.py makes of its own settings, or of a config file."""
+    import run
+    return run.planned_model([f'config/{name}.py'] if name else [])[0]
 
 
 def sizes():
     """{config: {part: parameters}} of the six, a table and byte pooling at each size."""
-    import torch
-    from model import GPT
     names = [f'{kind}_{size}' for size in ('10m', '50m', '100m') for kind in ('tiny', 'byte')]
-    with torch.device('meta'):   # shapes without numbers
-        return {name: GPT(config(name)).count_parameters() for name in names}
+    return {name: planned(name).count_parameters() for name in names}
 
 
 def main():
@@ -299,7 +292,7 @@ def main():
     pictures = dict(
         pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),
         tree=lambda: tree_of_choices(tree, encoding.encode_ordinary(WORD)[0]),
-        transformer=lambda: transformer(config()), parameters=lambda: parameters(sizes()),
+        transformer=lambda: transformer(planned().config), parameters=lambda: parameters(sizes()),
         schedules=lambda: schedules(train.along, train.learning_rate_factor))
     if only and only not in pictures:
         sys.exit(f'only={only} is none of {", ".join(pictures)}')

@@ -1,10 +1,12 @@
 """The configs are what their names and first lines say."""
+import math
 import re
 
 import pytest
 import torch
 
 import configurator
+import helpers
 import train
 from helpers import ROOT
 from model import GPT, Config
@@ -34,6 +36,18 @@ def test_parameters_are_those_of_the_name_and_of_the_header(kind, size):
     ends = sum(n for part, n in parts.items() if part.startswith(('token', 'byte'))) / 1e6
     stated = re.search(r'(?:tables|decoder) ([\d.]+)', header)[1]
     assert float(stated) == round(ends, 1)
+
+
+def test_model_py_lists_each_parameter_with_its_shape():
+    status, out, err = helpers.run(ROOT, 'model.py', 'config/tiny_10m.py', '--n_kv_head=2')
+    assert status == 0, err
+    rows = [line.split() for line in out.splitlines()[:-2]]
+    shapes = {name: [int(n) for n in numbers if n != 'x'] for name, *numbers, _ in rows}   # first, how many
+    assert shapes['blocks.*.attn.key.weight'] == [9, 2 * 32, 256] and shapes['blocks.*.ffn.up.weight'] == [9, 768, 256]
+    counts = {row[0]: int(row[-1].replace(',', '')) for row in rows}
+    assert counts == {name: math.prod(numbers) for name, numbers in shapes.items()}
+    assert f'parameters: {sum(counts.values()):,} = ' in out
+    helpers.fails_in_one_line(helpers.run(ROOT, 'model.py', '--n_layer=3000'), '3000')
 
 
 def test_tiny_50m_is_table_1_of_the_paper():

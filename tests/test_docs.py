@@ -32,7 +32,7 @@ def copy(folder):
 
 @pytest.mark.parametrize('name', PICTURES)
 def test_the_pictures_in_assets_are_what_the_command_draws(name):
-    drawn = dict(transformer=lambda: pictures.transformer(pictures.config()),
+    drawn = dict(transformer=lambda: pictures.transformer(pictures.planned().config),
                  parameters=lambda: pictures.parameters(pictures.sizes()),
                  schedules=lambda: pictures.schedules(train.along, train.learning_rate_factor))[name]()
     assert (ROOT / f'assets/{name}.svg').read_text(encoding='utf-8') == drawn.svg()
@@ -66,6 +66,27 @@ def test_the_attention_that_is_drawn_is_what_the_model_computes():
     v = attn.heads(attn.value(seen['x']))[0].repeat_interleave(2, dim=0)         # (4, 9, 8)
     ours = attn.out((shares @ v).transpose(0, 1).flatten(1))                     # (9, 32)
     torch.testing.assert_close(ours, seen['out'][0], atol=1e-5, rtol=1e-4)
+
+
+def test_two_runs_are_compared_by_what_differs_and_by_their_logs(tmp_path):
+    (tmp_path / 'mine.txt').write_text(story(), encoding='utf-8')
+    assert run(tmp_path, 'prepare_wiki.py', '--input=mine.txt', '--dataset=mine', '--tokenizer=byte')[0] == 0
+    train = [*SMALL, '--dataset=mine', '--tokenizer=byte', '--max_iters=2', '--eval_interval=1']
+    for name, layers in ('one', 1), ('two', 2):
+        assert run(tmp_path, 'train.py', *train, f'--n_layer={layers}', f'--out_dir=out/{name}')[0] == 0
+    status, out, err = run(tmp_path, 'docs/compare.py', 'out/one', 'out/two')
+    assert status == 0, err
+    table = [re.split(' {2,}', line) for line in out.splitlines()]
+    assert table[:2] == [['', 'one', 'two'], ['n_layer', '1', '2']]   # and of the settings no other line
+    last = [line.split(',')[6] for name in ('one', 'two')
+            for line in (tmp_path / f'out/{name}/log.csv').read_text().splitlines()[-1:]]
+    assert [f'{float(bpb):.4f}' for bpb in last] == table[-3][1:] and table[-3][0] == 'bits per byte, last'
+    picture = (tmp_path / 'compare.svg').read_text(encoding='utf-8')
+    assert '>one</text>' in picture and '>two</text>' in picture and picture.count('<circle') == 3 + 1   # and beside the name
+    fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one'), 'two runs')
+    fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one', 'out/three'), 'three', 'train first')
+    (tmp_path / 'out/two/log.csv').write_text('iter;val_bpb\n0;2.5\n')
+    fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one', 'out/two'), 'log.csv')
 
 
 # ---- pages
