@@ -211,7 +211,8 @@ def earlier_run(settings, given):
         fail(f'{path} has weights and no state of training; start from them: {hint}')
 
     if resume or settings['eval_only']:
-        before, fixed = dict(checkpoint['settings']), {*checkpoint['config'], *KEPT}
+        before = dict(checkpoint['settings'])
+        fixed = {*checkpoint['config'], *(KEPT if resume else ('idea', 'tokenizer'))}
         for name, value in settings.items():
             kinds = (int, float, list) if type(value) in (int, float, list) else type(value)
             if (resume or name in before) and not isinstance(before.get(name), kinds):

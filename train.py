@@ -192,7 +192,7 @@ if __name__ == '__main__':
     dropout_points = dropout if isinstance(dropout, list) else [(0, dropout)]
     check_points('dropout', dropout_points, lambda p: 0 <= p < 1)
     mix = parse_mix(dataset)
-    share_points = shares or [(0, [*mix.values()])]
+    share_points = shares if shares and not eval_only else [(0, [*mix.values()])]
     check_points('shares', share_points,
                  lambda row: len(row) == len(mix) and min(row) >= 0 and 0 < sum(row) < math.inf)
     if beta2 >= 1 or ema >= 1 or stride > block_size:
@@ -275,7 +275,7 @@ if __name__ == '__main__':
         stride = stride or block_size // 2
         nats, bpb, total = evaluate(judged, sets, token_bytes, split, stride=stride,
                                     progress=watch(f'evaluating {split}'), **how)
-        say(f'{split} split after {checkpoint["iter"]} steps, windows of {block_size} tokens, a new '
+        say(f'{split} split of {dataset} after {checkpoint["iter"]} steps, windows of {block_size} tokens, a new '
             f'one every {stride}: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
         for unit in ('byte', 'char', 'word'):
             n = sum(meta['splits'][split][f'{unit}s'] for _, meta in sets)

@@ -104,6 +104,29 @@ def test_bits_per_byte_are_those_of_the_raw_text(trained):
             assert f'{math.exp(nats / n):.4g} per {unit}' in out
 
 
+def test_a_run_is_evaluated_on_a_text_that_it_was_not_trained_on(trained):
+    folder, _ = trained
+    model, encoding, _ = runs.load_run(folder / 'out/a')
+    text = '\n\n'.join(f'Once upon a time there were {i} 女孩 and {i * i} 🐈s.' for i in range(1000))
+    (folder / 'else.txt').write_text(text, encoding='utf-8')
+    prepare = '--input=else.txt', '--dataset=else', '--val_fraction=0.1'
+    assert run(folder, 'prepare_wiki.py', *prepare, '--tokenizer=out/a')[0] == 0
+    about = json.loads((folder / 'data/else-bpe300/meta.json').read_text(encoding='utf-8'))
+    ids = torch.from_numpy(np.fromfile(folder / 'data/else-bpe300/test.bin', about['dtype']).astype(np.int64))
+    nats = 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, 32):
+            end = min(start + 32, len(ids) - 1)
+            logits = model.hidden(ids[None, max(0, end - 32):end])[0] @ model.tokens.head.weight.T
+            nats += F.cross_entropy(logits[start - end:], ids[start + 1:end + 1], reduction='sum').item()
+    status, out, err = run(folder, 'train.py', *DATA[2:], '--eval_only=True', '--dataset=else', '--stride=32', '--split=test',
+                           '--dtype=float32')
+    assert status == 0, err
+    assert f'{nats / math.log(2) / about["splits"]["test"]["bytes"]:.4f} bits per byte' in out
+    assert run(folder, 'prepare_wiki.py', *prepare, '--tokenizer=byte')[0] == 0
+    fails_in_one_line(run(folder, 'train.py', *DATA[2:], '--eval_only=True', '--dataset=else', '--tokenizer=byte'), 'tokenizer')
+
+
 @pytest.mark.parametrize('extra', [
     ['--optimizer=muon', *BYTES], ['--optimizer=adamw', '--dtype=float32', '--grad_accum=2', '--ema=0.9',
                                    '--dataset=mine:2,other', '--share=block', '--lora_rank=2', '--schedule=wsd']])
