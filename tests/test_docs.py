@@ -146,7 +146,7 @@ def test_the_notebook_runs_cell_by_cell(tmp_path, monkeypatch):
             cell = re.sub("^FLAGS = ''", f'FLAGS = {short!r}', cell)
             exec(compile(cell, 'cell', 'exec'), namespace)
     assert os.getcwd() == str(clone) and (clone / 'out/attention.svg').exists()
-    assert re.search(r'one: [\d.]+ bits per byte', printed.getvalue())
+    assert re.search(r'n_layer +1 +4\n', printed.getvalue())
     assert list((clone / 'out/quick').glob('mc_*.json'))   # its two questions were answered
 
 
