@@ -39,7 +39,8 @@ TABLE = SMALL | dict(output_bias=True)
 GPT2, BPE = TABLE | dict(tokenizer='gpt2-16', block_size=256), TABLE | dict(tokenizer='bpe8192', block_size=308)
 POOL = SMALL | dict(tokenizer='gpt2-16', block_size=256, embedding='byte_pool')
 BASE = POOL | dict(max_iters=200)
-SHORT = BASE | dict(max_iters=100)   # of the ideas, which are many
+# of the ideas, which are many: the quick start's model
+SHORT = dict(tokenizer='bpe4096', max_iters=150, eval_interval=75, eval_tokens=32768, log_interval=25)
 AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
 DROPOUTS = {'constant': 0.1, 'early linear': [[0, 0.1], [67, 0]], 'late': [[133, 0], [134, 0.1]]}
 STUDIES = dict(
@@ -68,12 +69,12 @@ STUDIES = dict(
         'plain': SHORT,
         'value_residual': SHORT | dict(idea='value_residual'),
         'experts': SHORT | dict(idea='experts'),
-        'plain, wide ffn': SHORT | dict(d_ff=2304),                                     # as many parameters as experts
+        'plain, wide ffn': SHORT | dict(d_ff=1536),                                     # as many parameters as experts
         'early_exit': SHORT | dict(idea='early_exit', exit_above=0.7),
         'self_speculation': SHORT | dict(idea='self_speculation'),                      # the same training
         'pause_tokens': SHORT | dict(idea='pause_tokens'),
         'plain, 5 layers': SHORT | dict(n_layer=5),                                     # as many FLOPs as pause_tokens
-        'teacher': SHORT | dict(max_iters=300),                                         # plain, three times as long
+        'teacher': SHORT | dict(max_iters=450),                                         # plain, three times as long
         'distillation': SHORT | dict(idea='distillation', teacher='out/study/teacher-{seed}'),
         'mixture_of_depths': SHORT | dict(idea='mixture_of_depths'),
         'plain, 3 layers': SHORT | dict(n_layer=3),                                     # as mixture_of_depths
