@@ -40,7 +40,7 @@ GPT2, BPE = TABLE | dict(tokenizer='gpt2-16', block_size=256), TABLE | dict(toke
 POOL = SMALL | dict(tokenizer='gpt2-16', block_size=256, embedding='byte_pool')
 BASE = POOL | dict(max_iters=200)
 # of the ideas, which are many: the quick start's model
-SHORT = dict(tokenizer='bpe4096', max_iters=150, eval_interval=75, eval_tokens=32768, log_interval=25)
+SHORT = dict(tokenizer='bpe4096', max_iters=100, eval_interval=50, eval_tokens=32768, log_interval=25)
 AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
 DROPOUTS = {'constant': 0.1, 'early linear': [[0, 0.1], [67, 0]], 'late': [[133, 0], [134, 0.1]]}
 STUDIES = dict(
@@ -74,7 +74,7 @@ STUDIES = dict(
         'self_speculation': SHORT | dict(idea='self_speculation'),                      # the same training
         'pause_tokens': SHORT | dict(idea='pause_tokens'),
         'plain, 5 layers': SHORT | dict(n_layer=5),                                     # as many FLOPs as pause_tokens
-        'teacher': SHORT | dict(max_iters=450),                                         # plain, three times as long
+        'teacher': SHORT | dict(max_iters=300),                                         # plain, three times as long
         'distillation': SHORT | dict(idea='distillation', teacher='out/study/teacher-{seed}'),
         'mixture_of_depths': SHORT | dict(idea='mixture_of_depths'),
         'plain, 3 layers': SHORT | dict(n_layer=3),                                     # as mixture_of_depths
