@@ -1,5 +1,6 @@
 """
-Draws the pictures of README and the lesson, as SVG into assets/: pooling, tree, transformer, parameters, schedules.
+Draws the pictures of README and docs, as SVG into assets/: pooling, tree, transformer, parameters, schedules, and of
+each study with a table in docs/ what came of it.
 
     python docs/pictures.py      # nothing to install; it prepares the quick start's data if they aren't there
 
@@ -8,8 +9,10 @@ alone: every part has its name beside it, and what is different is dashed or hat
 """
 only = ''   # the name of one of them; none: all
 
+import functools
 import math
 import pathlib
+import re
 import sys
 from html import escape
 
@@ -22,6 +25,7 @@ if __name__ == '__main__':
 
 SENTENCE = 'It returns a new list.'
 WORD = ' returns'
+TABLES = dict(embedding='embedding', sharing='sharing', dropout='dropout', schedule='schedule', ideas='ideas_table')   # in docs/
 GREY, BLUE, ORANGE, PURPLE = '#767c85', '#3a7dc8', '#c2600f', '#9a60cc'   # tests/test_docs.py checks their contrast
 
 
@@ -265,6 +269,41 @@ def schedules(along, learning_rate_factor):
     return picture
 
 
+def table_of(study):
+    """[(name, lowest, mean, highest of its seeds)] in bits per byte, from the table that docs/study.py writes."""
+    rows = []
+    for line in (ROOT / f'docs/{TABLES[study]}.md').read_text(encoding='utf-8').splitlines()[2:]:
+        if line.startswith('|'):
+            name, *_, found = line.strip('| ').split(' | ')
+            mean, *ends = map(float, re.findall(r'\d\.\d+', found))
+            rows.append((name, *(ends or [mean, mean])[:1], mean, *(ends or [mean, mean])[1:]))
+    return rows
+
+
+def ranges(study):
+    """Each row's bits per byte: a dot at the mean, a line over its seeds, and all rows beside the first one's seeds."""
+    rows, top, left, right = table_of(study), 76, 330, 860
+    picture = Picture(top + 36 * len(rows) + 44, f'{study}: bits per byte at the end, fewer are better')
+    low, high = min(row[1] for row in rows), max(row[3] for row in rows)
+
+    def place(bits):
+        return left + (right - left) * (bits - low) / (high - low)
+
+    picture.text((left + right) / 2, 22, 'bits per byte: the mean, and the range of seeds; fewer is better', 16)
+    picture.text((left + right) / 2, picture.height - 24, f'▼ better, ▲ worse than every seed of {rows[0][0]} (dashed)', 16)
+    _, first, _, last = rows[0]
+    picture.add('rect', x=place(first) - 3, y=top - 30, width=place(last) - place(first) + 6, height=36.0 * len(rows) + 26,
+                fill='none', stroke=GREY, stroke_width=1.5, stroke_dasharray='5 4')
+    for i, (name, lowest, mean, highest) in enumerate(rows):
+        y = top + 36 * i
+        colour = ORANGE if lowest > last else BLUE if highest < first else GREY
+        picture.text(left - 14, y, name, 17, anchor='end')
+        picture.line([(place(lowest), y), (place(highest), y)], colour, 4)
+        picture.add('circle', cx=place(mean), cy=float(y), r=7, fill=colour)
+        picture.text(right + 20, y, f'{mean:.3f}' + ' ▲' * (lowest > last) + ' ▼' * (highest < first), 17, colour, 'start')
+    return picture
+
+
 def planned(name=''):
     """The model that train.py makes of its own settings, or of a config file."""
     import run
@@ -293,7 +332,8 @@ def main():
         pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),
         tree=lambda: tree_of_choices(tree, encoding.encode_ordinary(WORD)[0]),
         transformer=lambda: transformer(planned().config), parameters=lambda: parameters(sizes()),
-        schedules=lambda: schedules(train.along, train.learning_rate_factor))
+        schedules=lambda: schedules(train.along, train.learning_rate_factor),
+        **{study: functools.partial(ranges, study) for study, table in TABLES.items() if (ROOT / f'docs/{table}.md').exists()})
     if only and only not in pictures:
         sys.exit(f'only={only} is none of {", ".join(pictures)}')
     for name, draw in pictures.items():

@@ -5,8 +5,8 @@ Experiments side by side, over seeds: one command runs a study, or goes on where
     python docs/study.py --study=sharing --more="--device=cpu --max_iters=50"
 
 Each run is `python train.py FLAGS --seed=S --out_dir=out/study/<name>-S`. What came of them goes to
-docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table; of the ideas docs/ideas_table.md) and, with
-matplotlib, assets/<study>.png. A finished run of the ideas also writes 200 tokens at temperature 0, to time them.
+docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table; of the ideas docs/ideas_table.md) and
+assets/<study>.svg. A finished run of the ideas also writes 200 tokens at temperature 0, to time them.
 """
 study = 'embedding'      # embedding, sharing, dropout, schedule or ideas: see STUDIES
 dataset = 'simplewiki'   # prepared for the tokenizers that the study names
@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from configurator import configure
 configure(globals(), at_least={1: 'seeds'})
+from pictures import TABLES, ranges
 signal.signal(signal.SIGINT, lambda *_: None)   # Ctrl-C is train.py's, which saves; its exit status tells us
 
 # embedding: 450 steps of about 9 kB of text, whatever the tokenizer, with about 1.1 kB of context; the others: 200
@@ -143,8 +144,6 @@ if not results:
 with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
     csv.writer(file).writerows([['name', 'seed', *COLUMNS], *lines])
 
-AMOUNTS = {'parameters, M': lambda one: sum(one['parameters'].values()) / 1e6,
-           'PFLOP': lambda one: one['flops_per_token'] * one['tokens'] / 1e15}
 text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | training, tokens/s | '
         'generation, tokens/s | lowest on the way | bits per byte (range, seeds) |',
         '|---|' + '---:|' * 10]
@@ -158,8 +157,8 @@ for name, found in results.items():
     one, bpb = found[0], [result['val_bpb'] for result in found]
     ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
     memory = f'{one["peak_memory"] / 1e9:.1f}' if 'peak_memory' in one else '–'   # not measured by older runs
-    text.append(f'| {name} | {AMOUNTS["parameters, M"](one):.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
-                f'{AMOUNTS["PFLOP"](one):.3f} | {memory} | '
+    text.append(f'| {name} | {sum(one["parameters"].values()) / 1e6:.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
+                f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | {memory} | '
                 f'{statistics.mean(result["seconds"] for result in found) / 60:.1f} | '
                 f'{statistics.mean(result["training"] for result in found):,.0f} | '
                 f'{middle([result["generation"] for result in found])} | '
@@ -172,28 +171,7 @@ text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]
          'compare that among runs with one tokenizer.',
          *['PFLOP is three times the forward pass of evaluation; what is computed in training alone (a second loss, a '
            "teacher) shows in tokens/s. What differs from plain by less than plain's own range is a tie."] * (study == 'ideas')]
-(ROOT / f'docs/{"ideas_table" if study == "ideas" else study}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
+(ROOT / f'docs/{TABLES[study]}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
 print('\n'.join(text))
 
-try:
-    import matplotlib.pyplot as plt
-except ImportError:
-    sys.exit('pip install matplotlib, and run it again, for the picture')
-differing = [label for label, amount in AMOUNTS.items() if len({amount(one) for one in every}) > 1]
-figure, ((curves, *dots),) = plt.subplots(1, 1 + len(differing), figsize=(11, 4), squeeze=False)
-for i, (name, found) in enumerate(results.items()):
-    for seed in {line[1] for line in lines if line[0] == name}:
-        _, _, _, _, size, _, bpb = zip(*[line for line in lines if line[:2] == [name, seed]])
-        curves.plot([float(n) / 1e6 for n in size[1:]], [float(n) for n in bpb[1:]], color=f'C{i}', lw=1)
-    curves.plot([], [], f'C{i}o-', ms=4, lw=1, label=name)
-    for panel, label in zip(dots, differing):
-        panel.plot([AMOUNTS[label](one) for one in found], [one['val_bpb'] for one in found], f'C{i}o', ms=4)
-lowest = min(float(line[-1]) for line in lines)
-curves.set(xlabel='text read, MB', ylabel='held-out bits per byte, on the way',
-           ylim=(0.98 * lowest, min(1.25 * lowest, curves.get_ylim()[1])))   # a curve far above would flatten the others
-for panel, label in zip(dots, differing):
-    panel.set(xlabel=label, ylabel='at the end, each seed')
-figure.legend(loc='upper center', ncols=5, fontsize=8, frameon=False)
-figure.tight_layout(rect=(0, 0, 1, 0.9))
-(ROOT / 'assets').mkdir(exist_ok=True)
-figure.savefig(ROOT / f'assets/{study}.png', dpi=120)
+(ROOT / f'assets/{study}.svg').write_text(ranges(study).svg(), encoding='utf-8')

@@ -1,5 +1,6 @@
 """What the documentation promises: pictures, the lesson, the exercises, links and commands."""
 import contextlib
+import functools
 import io
 import json
 import os
@@ -20,7 +21,8 @@ import attention
 import pictures
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-PICTURES = ['transformer', 'parameters', 'schedules']   # which depend on the code alone, not on a text
+STUDIES = [name for name, table in pictures.TABLES.items() if (ROOT / f'docs/{table}.md').exists()]
+PICTURES = ['transformer', 'parameters', 'schedules', *STUDIES]   # which depend on the code and on tables, not on a text
 
 
 def copy(folder):
@@ -34,7 +36,8 @@ def copy(folder):
 def test_the_pictures_in_assets_are_what_the_command_draws(name):
     drawn = dict(transformer=lambda: pictures.transformer(pictures.planned().config),
                  parameters=lambda: pictures.parameters(pictures.sizes()),
-                 schedules=lambda: pictures.schedules(train.along, train.learning_rate_factor))[name]()
+                 schedules=lambda: pictures.schedules(train.along, train.learning_rate_factor),
+                 **{name: functools.partial(pictures.ranges, name) for name in STUDIES})[name]()
     assert (ROOT / f'assets/{name}.svg').read_text(encoding='utf-8') == drawn.svg()
 
 
@@ -44,6 +47,15 @@ def test_the_picture_of_the_tree_tells_of_forks_and_what_is_free():
     assert '3 forks, and 1 symbols' in pictures.tree_of_choices(tree, 3).svg()   # and: a, n and d are chosen
     assert '1 forks, and 3 symbols' in pictures.tree_of_choices(tree, 4).svg()
     assert pictures.pooling(tree, [4, 1, 0]).svg().count('>END<') == 2 + 2       # of the two read and the two said
+
+
+def test_a_study_is_drawn_as_its_table_says():
+    rows = pictures.table_of('sharing')
+    assert rows[0] == ('base', 2.162, 2.164, 2.166) and len(rows) == 9
+    text = pictures.ranges('sharing').svg()
+    circles = [float(x) for x in re.findall('<circle cx="([0-9.]+)"', text)]
+    assert len(circles) == 9 and circles.index(max(circles)) == 2 and circles.index(min(circles)) == 1   # narrow, thin ffn
+    assert text.count(' ▲') == 3 + 1 and text.count('▼') == 1   # worse than all of base's seeds: narrow, wide, block; the key
 
 
 def test_every_colour_of_the_drawings_stands_out_from_white_and_from_black():
