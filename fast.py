@@ -15,6 +15,7 @@ class FewRows(torch.nn.Module):
     def __init__(self, linear):
         super().__init__()
         self.linear = linear
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.long = linear.out_features > 8 * linear.in_features
         threads = torch.get_num_threads()
         self.parts = threads if linear.out_features % threads == 0 else 1
