@@ -133,11 +133,16 @@ def read_settings(path, inside=''):
 
 
 def settings_of_idea(folder, idea):
-    path = folder / f'ideas/{idea}.py'
-    if not idea.isidentifier() or not path.is_file():
-        there = sorted(file.stem for file in path.parent.glob('[!_]*.py'))
+    """A file of ideas/ that has settings of its own, as scripts have them, is run and not named as an idea."""
+    is_script = {}
+    for file in sorted((folder / 'ideas').glob('[!_]*.py')):
+        is_script[file.stem] = 'configure(' in file.read_text(encoding='utf-8')
+    if is_script.get(idea):
+        fail(f'idea={idea}: ideas/{idea}.py is a script; run it: python ideas/{idea}.py --help')
+    if not idea.isidentifier() or idea not in is_script:
+        there = [name for name in is_script if not is_script[name]]
         fail(f'idea={idea}: there is no ideas/{idea}.py, but there are: {", ".join(there) or "none"}')
-    return read_settings(path, 'Config')
+    return read_settings(folder / f'ideas/{idea}.py', 'Config')
 
 
 def run_file(path, settings, script_folder):

@@ -25,7 +25,7 @@ if __name__ == '__main__':
 
 SENTENCE = 'It returns a new list.'
 WORD = ' returns'
-TABLES = dict(embedding='embedding', sharing='sharing', dropout='dropout', schedule='schedule', ideas='ideas_table')   # in docs/
+TABLES = dict(embedding='embedding', sharing='sharing', dropout='dropout', schedule='schedule', curriculum='curriculum', ideas='ideas_table')   # in docs/
 GREY, BLUE, ORANGE, PURPLE = '#767c85', '#3a7dc8', '#c2600f', '#9a60cc'   # tests/test_docs.py checks their contrast
 
 

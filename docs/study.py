@@ -8,8 +8,8 @@ Each run is `python train.py FLAGS --seed=S --out_dir=out/study/<name>-S`. What 
 docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table; of the ideas docs/ideas_table.md) and
 assets/<study>.svg. A finished run of the ideas also writes 200 tokens at temperature 0, to time them.
 """
-study = 'embedding'      # embedding, sharing, dropout, schedule or ideas: see STUDIES
-dataset = 'simplewiki'   # prepared for the tokenizers that the study names
+study = 'embedding'      # embedding, sharing, dropout, schedule, curriculum or ideas: see STUDIES
+dataset = 'simplewiki'   # prepared for the tokenizers that the study names; curriculum has its own, of docs/curriculum.py
 seeds = 3                # 1337 and the following ones
 more = ''                # flags for all runs
 only = ''                # the name of one of its runs; none: all
@@ -66,6 +66,10 @@ STUDIES = dict(
     dropout={'base': BASE} | {f'dropout {name}': BASE | dict(dropout=p) for name, p in DROPOUTS.items()} |
             {'10 epochs': AGAIN, **{f'10 epochs, dropout {name}': AGAIN | dict(dropout=p) for name, p in DROPOUTS.items()},
              '10 epochs, dropout, decay, ema': AGAIN | dict(dropout=0.1, weight_decay=0.8, ema=0.95)},
+    curriculum={   # each reads the same 400 blocks of both sets once, only the order differs
+        'shuffled': SHORT | dict(dataset='easy,hard'),
+        'easy first': SHORT | dict(dataset='easy,hard', shares=[[0, [1, 0]], [99, [0, 1]]]),
+        'hard first': SHORT | dict(dataset='easy,hard', shares=[[0, [0, 1]], [99, [1, 0]]])},
     ideas={   # each beside plain; beside them, what as many parameters or FLOPs do without an idea
         'plain': SHORT,
         'value_residual': SHORT | dict(idea='value_residual'),

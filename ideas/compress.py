@@ -1,120 +1,128 @@
 """
 Compress a trained run: what do fewer weights, or fewer bits for each, cost in bits per byte?
 
-Each matrix W within the layers becomes what the method leaves of it, and is trained for some steps in that form:
+Each matrix W within the layers becomes what a method makes of it, and is trained for some steps in that form:
     prune      its largest numbers, the others are 0                                    (arXiv 1506.02626)
     lowrank    U V of the rank that has so many numbers, nearest by singular values     (arXiv 2405.14159, section 2)
     int8 int4  round(W / s) s, s its row's largest / 127 or 7; gradients pass as if unrounded      (arXiv 2103.13630)
 
-Try:     python ideas/compress.py --out_dir=out/quick --method=prune
-Makes:   runs as any other, out/quick-prune-0.5 and so on; out/quick/compress.csv, a line for each
+Try:     python ideas/compress.py --out_dir=out/quick       # makes compress.md and compress.png there
 Took:    NOT MEASURED YET (minutes)
 Result:  NOT MEASURED YET (bits per byte against size, before and after the training)
 """
 out_dir = 'out/quick'     # the run to compress
-method = 'prune'          # prune, lowrank, int8 or int4
-keep = [0.5, 0.25, 0.1]   # of prune and lowrank, the shares of the numbers to keep, one after another
+method = 'all'            # prune, lowrank, int8, int4, or all of them
+keep = [0.5, 0.25, 0.1]   # of prune and lowrank, the shares of the numbers to keep
 recovery = 50             # steps of training afterwards, of 8 blocks
-learning_rate = 3e-4      # AdamW's; it falls to 0 in a straight line
+learning_rate = 3e-4      # Adam's; it falls to 0 in a straight line
 
-import csv
+import functools
 import pathlib
 import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from configurator import configure
+from configurator import configure, fail
 if __name__ == '__main__':
-    configure(globals(), {0: 'recovery learning_rate'}, dict(method='prune lowrank int8 int4'))
+    configure(globals(), {0: 'recovery learning_rate'}, dict(method='all prune lowrank int8 int4'))
 
-import numpy as np
 import torch
-from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from torch.nn.utils.parametrize import register_parametrization
 
 import batches
 import prepare_wiki
 import run
 import tokenizer as tokenizers
-from train import evaluate
+from held_out import evaluate
 
 
-class Prune(torch.nn.Module):
-    def __init__(self, W, keep):
-        super().__init__()
-        n = max(1, round(keep * W.numel()))
-        self.kept = W.abs() >= W.abs().flatten().topk(n).values[-1]
-        self.bytes = 4 * n + W.numel() / 8                              # and a bit for each number: is it kept?
+# A method returns what is trained in place of W, how W is made of that, and how many bytes it needs.
 
-    def forward(self, W):
-        return W * self.kept
+def plain(W, _):
+    return W, lambda W: W, 4 * W.numel()
 
 
-class LowRank(torch.nn.Module):
-    def __init__(self, W, keep):
-        super().__init__()
-        self.rank = max(1, round(keep * W.numel() / sum(W.shape)))
-        self.bytes = 4 * self.rank * sum(W.shape)
-
-    def right_inverse(self, W):
-        U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-        return U[:, :self.rank] * S[:self.rank], Vh[:self.rank]         # (rows, rank), (rank, columns)
-
-    def forward(self, U, V):
-        return U @ V
+def prune(W, share):
+    n = max(1, round(share * W.numel()))
+    kept = W.abs() >= W.abs().flatten().topk(n).values[-1]
+    return W, lambda W: W * kept, 4 * n + W.numel() / 8                 # and a bit for each number: is it kept?
 
 
-class Rounded(torch.nn.Module):
-    def __init__(self, W, bits):
-        super().__init__()
-        self.largest = 2**(bits - 1) - 1
-        self.bytes = bits / 8 * W.numel() + 4 * len(W)                  # and a scale for each row
+def lowrank(W, share):
+    rank = max(1, round(share * W.numel() / sum(W.shape)))
+    U, S, V = torch.linalg.svd(W, full_matrices=False)
+    return (U[:, :rank] * S[:rank], V[:rank]), torch.matmul, 4 * rank * sum(W.shape)
 
-    def forward(self, W):
-        scale = W.detach().abs().amax(dim=1, keepdim=True).clamp(min=1e-20) / self.largest
+
+def rounded(W, bits):
+    def nearest(W):
+        scale = W.detach().abs().amax(dim=1, keepdim=True).clamp(min=1e-20) / (2**(bits - 1) - 1)
         return W + ((W / scale).round() * scale - W).detach()
+    return W, nearest, bits / 8 * W.numel() + 4 * len(W)                # and a scale for each row
 
 
-def compress(model, method, keep):
-    """Give each matrix within the layers its new form. Returns them, and the bytes that the whole model needs."""
-    linears = [module for module in model.blocks.modules() if isinstance(module, torch.nn.Linear)]
-    others = sum(p.numel() for p in model.parameters()) - sum(linear.weight.numel() for linear in linears)
-    kind, amount = dict(prune=(Prune, keep), lowrank=(LowRank, keep), int8=(Rounded, 8), int4=(Rounded, 4))[method]
-    forms = [kind(linear.weight.detach(), amount) for linear in linears]
-    for linear, form in zip(linears, forms):
-        register_parametrization(linear, 'weight', form)
-    return linears, 4 * others + sum(form.bytes for form in forms)
+class Form(torch.nn.Module):
+    def __init__(self, trained, make):
+        super().__init__()
+        self.right_inverse, self.forward = lambda W: trained, make      # the names that PyTorch asks for
+
+
+def compress(model, method, amount):
+    """Give each matrix within the layers its new form. Returns the bytes that the whole model then needs."""
+    size = sum(4 * p.numel() for p in model.parameters())
+    for linear in [module for module in model.blocks.modules() if isinstance(module, torch.nn.Linear)]:
+        trained, make, n_bytes = method(linear.weight.detach(), amount)
+        size += n_bytes - 4 * linear.weight.numel()
+        register_parametrization(linear, 'weight', Form(trained, make))
+    return size
 
 
 def recover(model, tokens, steps, peak):
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
     order = batches.Order(tokens, model.config.block_size, seed=0)
+    optimizer = torch.optim.Adam(model.parameters(), peak)
     for step in range(steps):
         optimizer.param_groups[0]['lr'] = peak * (1 - step / steps)
-        model(*batches.load_blocks([order.next() for _ in range(8)], order.block_size, 'cpu')).mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        x, y = batches.load_blocks([order.next() for _ in range(8)], order.block_size, 'cpu')
         optimizer.zero_grad()
-    model.eval()
+        model(x, y).mean().backward()
+        optimizer.step()
+
+
+def draw(rows, file):
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        sys.exit('pip install matplotlib, and run it again, for the picture')
+    axes = plt.figure(figsize=(7, 4.5), layout='tight').gca()
+    for i, name in enumerate(dict.fromkeys(row[0] for row in rows)):
+        _, _, size, before, after = zip(*[row for row in rows if row[0] == name])
+        axes.semilogx(size, before, f'C{i}:', marker='*osD^'[i], ms=10, mfc='none')
+        axes.semilogx(size, after, f'C{i}-', marker='*osD^'[i], ms=5)
+        axes.annotate(name, (size[-1], after[-1]), (-9, -4), textcoords='offset points', ha='right')
+    axes.margins(0.15)
+    axes.xaxis.set(major_formatter='{x:g}', minor_formatter='{x:g}')
+    axes.set(xlabel='MB', ylabel='held-out bits per byte; open: before recovery')
+    axes.figure.savefig(file, dpi=120)
 
 
 if __name__ == '__main__':
-    source, log = pathlib.Path(out_dir), pathlib.Path(out_dir) / 'compress.csv'
-    rows = [row for row in csv.reader(log.open()) if row[0] != method] if log.exists() else []
-    for share in keep if method in ('prune', 'lowrank') else [1]:
-        model, encoding, checkpoint = run.load_run(out_dir)
-        sets = [prepare_wiki.load(name, checkpoint['tokenizer']['name'], checkpoint['settings']['data_dir'])
-                for name in batches.parse_mix(checkpoint['settings']['dataset'])]
-        token_bytes = np.array([len(token or b'') for token in tokenizers.spelling(encoding)])
-        linears, size = compress(model, method, share)
-        found = [evaluate(model, sets, token_bytes, most_tokens=2**17)[1]]
-        recover(model, batches.open_split(*sets[0], 'train', model.config.block_size), recovery, learning_rate)
-        found.append(evaluate(model, sets, token_bytes, most_tokens=2**17)[1])
-        for linear in linears:
-            remove_parametrizations(linear, 'weight', leave_parametrized=True)
-        folder = source.with_name(f'{source.name}-{method}' + (f'-{share}' if share < 1 else ''))
-        folder.mkdir(exist_ok=True)
-        kept = {name: checkpoint.get(name) for name in [*run.CONTENTS, 'counts']} | dict(model=model.state_dict())
-        run.save_checkpoint(folder / 'best.pt', kept)
-        tokenizers.save(encoding, folder)
-        rows.append([method, share, f'{size / 1e6:.2f}', *(f'{bpb:.4f}' for bpb in found)])
-        print('| method | share | MB | bits per byte before the training | after |\n|---|---|---|---|---|', *(
-            f'| {" | ".join(map(str, row))} |' for row in rows), sep='\n')
-        csv.writer(log.open('w', newline='')).writerows(rows)
+    if not all(isinstance(share, (int, float)) and 0 < share <= 1 for share in keep):
+        fail(f'keep={keep} must be shares above 0 and at most 1')
+    methods = dict(plain=(plain, [1]), prune=(prune, keep), lowrank=(lowrank, keep), int8=(rounded, [8]), int4=(rounded, [4]))
+    _, encoding, checkpoint = run.load_run(out_dir)
+    settings, tokens = checkpoint['settings'], checkpoint['tokenizer']['name']
+    sets = [prepare_wiki.load(name, tokens, settings['data_dir']) for name in batches.parse_mix(settings['dataset'])]
+    judge = functools.partial(evaluate, sets=sets, most_tokens=2**17,
+                              token_bytes=[len(token or b'') for token in tokenizers.spelling(encoding)])
+    rows, table = [], ['| | keep, or bits | MB | bits per byte before | after |', '|---|---:|---:|---:|---:|']
+    print(*table, sep='\n')
+    for name in methods if method == 'all' else ['plain', method]:
+        form, amounts = methods[name]
+        for amount in amounts:
+            model = run.load_run(out_dir)[0]
+            size = compress(model, form, amount)
+            before = judge(model)[1]
+            recover(model, batches.open_split(*sets[0], 'train', model.config.block_size), recovery, learning_rate)
+            rows.append((name, amount, size / 1e6, before, judge(model)[1]))
+            table.append('| {} | {} | {:.2f} | {:.4f} | {:.4f} |'.format(*rows[-1]))
+            print(table[-1], flush=True)
+    (pathlib.Path(out_dir) / 'compress.md').write_text('\n'.join([*table, '']), encoding='utf-8')
+    draw(rows, pathlib.Path(out_dir) / 'compress.png')

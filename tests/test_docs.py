@@ -9,15 +9,19 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+import prepare_wiki
 import train
 from helpers import ROOT, SMALL, fails_in_one_line, run, story
 from model import GPT, Config, grow_tree
+from prepare_wiki import split_of
 
 sys.path.insert(0, str(ROOT / 'docs'))
 import attention
+import curriculum
 import pictures
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -99,6 +103,54 @@ def test_two_runs_are_compared_by_what_differs_and_by_their_logs(tmp_path):
     fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one', 'out/three'), 'three', 'train first')
     (tmp_path / 'out/two/log.csv').write_text('iter;val_bpb\n0;2.5\n')
     fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one', 'out/two'), 'log.csv')
+
+# ---- the curriculum
+
+WORDS = 'the a cat dog house red big sees likes finds and then under old friend walks home with'.split()
+
+
+def articles(n=400):
+    """Articles of 10 to 300 words, each of which is a common word or, with a chance of the article's own, an odd one."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for size, odd in zip(rng.integers(10, 300, n), rng.random(n)):
+        words = [''.join(rng.choice([*'abcdefghijklmnopqrstuvwxyz'], 6)) if rng.random() < odd else rng.choice(WORDS)
+                 for _ in range(size)]
+        texts.append(' '.join(words))
+    return texts
+
+
+def test_of_easy_articles_none_is_longer_and_harder_than_a_hard_one_and_both_halves_are_as_large():
+    texts = articles()
+    easy, ratio = curriculum.divide(texts, 0.1)
+    sizes, train = np.array([len(text) for text in texts]), np.array([split_of(text, 0.1) == 'train' for text in texts])
+    for i in np.flatnonzero(easy):
+        assert not ((sizes[i] >= sizes) & (ratio[i] >= ratio) & ~easy).any()
+    assert sizes[easy & train].mean() < sizes[~easy & train].mean() and ratio[easy].mean() < ratio[~easy].mean()
+    assert abs(sizes[easy & train].sum() - sizes[~easy & train].sum()) <= 2 * sizes.max()
+
+
+def test_after_the_primer_gzip_finds_a_short_text_as_easy_as_a_long_one_of_its_kind():
+    rng = np.random.default_rng(1)
+    long, short, primer = (' '.join(rng.choice(WORDS, n)).encode() for n in (3000, 20, 3000))
+    alone, primed = (curriculum.ratios([long, short], seen) for seen in (b'', primer))
+    assert alone[1] > 1.8 * alone[0] and primed[1] < 1.2 * primed[0]
+
+
+def test_the_two_sets_have_every_article_once_each_in_the_split_that_it_had_in_the_whole(tmp_path):
+    texts = articles()
+    lines = [json.dumps(dict(text=text)) for text in [*texts, *texts[:9], ' ']]   # with some twice, and an empty one
+    (tmp_path / 'in.jsonl').write_text('\n'.join(lines), encoding='utf-8')
+    flags = '--input=in.jsonl', '--val_fraction=0.1'
+    status, _, err = run(tmp_path, 'docs/curriculum.py', *flags, '--tokenizer=byte')
+    assert status == 0, err
+    sets = [prepare_wiki.load(name, 'byte', tmp_path / 'data') for name in ('easy', 'hard')]
+    assert sets[0][1]['tokenizer'] == sets[1][1]['tokenizer']
+    for split in prepare_wiki.SPLITS:
+        found = [(folder / f'{split}.bin').read_bytes().split(b'\xff')[1:] for folder, _ in sets]
+        assert found[0] and found[1]
+        assert sorted(found[0] + found[1]) == sorted(text.encode() for text in texts if split_of(text, 0.1) == split)
+    fails_in_one_line(run(tmp_path, 'docs/curriculum.py', *flags, '--tokenizer=bpe300'), 'the same tokens')
 
 
 # ---- pages

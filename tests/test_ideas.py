@@ -1,5 +1,6 @@
 """What each file of ideas/ claims, against something independent of it: the plain model, a loop, a count by hand."""
 import copy
+import importlib.util
 import math
 import tempfile
 
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import model as plain
 import fast
 import run
+from helpers import SMALL, fails_in_one_line, run as run_script, story
 from test_model import BYTES, COUNTS, SPELLING, TINY, tokens
 
 OFF = dict(value_residual=dict(value_share=0.0), experts=dict(n_experts=1), pause_tokens=dict(n_pauses=0),
@@ -48,7 +50,7 @@ def test_every_idea_is_tested_has_at_most_80_lines_and_says_its_source_command_a
     assert {*files()} == {*OFF, 'compress'}
     for idea in files():
         source = (run.pathlib.Path(run.__file__).parent / f'ideas/{idea}.py').read_text(encoding='utf-8')
-        assert len(source.splitlines()) <= 80 or idea == 'compress', idea   # which is a script
+        assert len(source.splitlines()) <= (130 if idea == 'compress' else 80), idea   # which is a script, with a picture
         for word in ('arXiv', f'ideas/{idea}.py' if idea == 'compress' else f'--idea={idea}', 'Took:', 'Result:'):
             assert word in source, (idea, word)
 
@@ -354,17 +356,15 @@ def test_a_gap_is_filled_from_both_sides_and_unmarked_text_is_read_as_ever():
 
 # ---- compress
 
-def compressed(method, keep, steps):
+def compressed(method, amount, steps):
+    """A tiny model's matrices before and after, by name, and the compressed model."""
     from ideas import compress
     model = tiny('', share='block', lora_rank=2, n_layer=3)
-    before = {name: p.clone() for name, p in model.state_dict().items()}
-    linears, size = compress.compress(model, method, keep)
+    linears = {name: module for name, module in model.blocks.named_modules() if isinstance(module, torch.nn.Linear)}
+    before = {name: linear.weight.detach().clone() for name, linear in linears.items()}
+    compress.compress(model, getattr(compress, method), amount)
     compress.recover(model, np.memmap(FILE.name, 'uint8', 'r'), steps, 1e-2)
-    for linear in linears:
-        compress.remove_parametrizations(linear, 'weight', leave_parametrized=True)
-    assert {*model.state_dict()} == {*before}
-    names = [name for name, p in before.items() if name.startswith('blocks') and p.dim() == 2 and not name.endswith('.B')]
-    return before, model.state_dict(), names, size
+    return [(before[name], linear.weight.detach()) for name, linear in linears.items()]
 
 
 FILE = tempfile.NamedTemporaryFile()
@@ -374,31 +374,58 @@ FILE.flush()
 
 @pytest.mark.parametrize('steps', [0, 3])
 def test_pruned_weights_are_zero_and_stay_it_and_the_largest_are_kept(steps):
-    before, after, names, _ = compressed('prune', 0.25, steps)
-    for name in names:
-        n = round(0.25 * before[name].numel())
-        order = before[name].abs().flatten().argsort(descending=True)
-        assert (after[name].flatten()[order[n:]] == 0).all() and (after[name].flatten()[order[:n]] != 0).all()
-        assert torch.equal(after[name].flatten()[order[:n]], before[name].flatten()[order[:n]]) == (steps == 0)
+    for before, after in compressed('prune', 0.25, steps):
+        n = round(0.25 * before.numel())
+        order = before.abs().flatten().argsort(descending=True)
+        assert (after.flatten()[order[n:]] == 0).all() and (after.flatten()[order[:n]] != 0).all()
+        assert torch.equal(after.flatten()[order[:n]], before.flatten()[order[:n]]) == (steps == 0)
 
 
 @pytest.mark.parametrize('steps', [0, 3])
 def test_a_low_rank_is_the_rank_and_at_first_as_near_as_float64_singular_values_allow(steps):
-    before, after, names, _ = compressed('lowrank', 0.5, steps)
-    for name in names:
-        rank = max(1, round(0.5 * before[name].numel() / sum(before[name].shape)))
-        values = torch.linalg.svdvals(after[name].double())
+    for before, after in compressed('lowrank', 0.5, steps):
+        rank = max(1, round(0.5 * before.numel() / sum(before.shape)))
+        values = torch.linalg.svdvals(after.double())
         assert values[rank:].max() < 1e-4 * values[0]
         if steps == 0:
-            left = torch.linalg.svdvals(before[name].double())[rank:].norm()
-            assert abs((after[name] - before[name]).norm() - left) < 1e-4
+            left = torch.linalg.svdvals(before.double())[rank:].norm()
+            assert abs((after - before).norm() - left) < 1e-4
 
 
-@pytest.mark.parametrize('method, levels', [('int8', 127), ('int4', 7)])
-def test_rounded_weights_are_whole_numbers_of_their_row_and_the_nearest(method, levels):
-    before, after, names, size = compressed(method, 1, 0)
-    for name in names:
-        scale = before[name].abs().amax(1, keepdim=True) / levels
-        whole = after[name] / scale
+@pytest.mark.parametrize('steps', [0, 3])
+@pytest.mark.parametrize('bits, levels', [(8, 127), (4, 7)])
+def test_rounded_weights_are_whole_numbers_of_their_row_and_at_first_the_nearest(bits, levels, steps):
+    for before, after in compressed('rounded', bits, steps):
+        scale = after.abs().amax(1, keepdim=True) / levels
+        whole = after / scale
         assert (whole - whole.round()).abs().max() < 1e-4 and whole.abs().max() < levels + 1e-3
-        assert ((after[name] - before[name]).abs() <= scale / 2 + 1e-6).all()
+        assert ((after - before).abs() <= scale / 2 + 1e-6).all() == (steps == 0)
+
+
+@pytest.mark.parametrize('method, amount, size', [   # of 7,680 numbers in 224 rows of seven matrices
+    ('plain', 1, 4 * 7680), ('prune', 0.25, 4 * 1920 + 7680 / 8), ('rounded', 8, 7680 + 4 * 224),
+    ('rounded', 4, 7680 / 2 + 4 * 224),
+    ('lowrank', 0.5, 4 * (2 * 8 * (32 + 32) + 2 * 5 * (32 + 16) + 3 * 10 * (32 + 48)))])   # ranks 8, 5 and 10
+def test_bytes_are_those_of_a_count_by_hand(method, amount, size):
+    from ideas import compress
+    others = 97 * 32 + 3 * 32   # the table, and three norms
+    assert compress.compress(tiny('', n_layer=1), getattr(compress, method), amount) == 4 * others + size
+
+
+def test_the_script_makes_a_table_and_a_picture_of_a_run_and_is_no_idea_to_train_with(tmp_path):
+    (tmp_path / 'story.txt').write_text(story(), encoding='utf-8')
+    data = ['--dataset=mine', '--tokenizer=bpe300']
+    assert run_script(tmp_path, 'prepare_wiki.py', '--input=story.txt', *data)[0] == 0
+    assert run_script(tmp_path, 'train.py', *data, *SMALL, '--max_iters=5', '--out_dir=out/a')[0] == 0
+    status, out, err = run_script(tmp_path, 'ideas/compress.py', '--out_dir=out/a', '--recovery=2', '--keep=[0.5, 0.1]')
+    table = (tmp_path / 'out/a/compress.md').read_text(encoding='utf-8')
+    assert table == out and len(table.splitlines()) == 2 + 1 + 2 * 2 + 2, err
+    if importlib.util.find_spec('matplotlib'):
+        assert status == 0 and (tmp_path / 'out/a/compress.png').exists(), err
+    else:
+        assert 'pip install matplotlib' in err
+    fails_in_one_line(run_script(tmp_path, 'ideas/compress.py', '--out_dir=out/a', '--keep=[2]'), 'keep=[2]')
+    for args in (['--idea=compress'], ['--idea=compress', '--help'], ['--help', '--idea=compress']):
+        fails_in_one_line(run_script(tmp_path, 'train.py', *args), 'is a script', 'python ideas/compress.py')
+    status, _, err = run_script(tmp_path, 'train.py', '--idea=nothing')
+    assert 'experts' in err and 'compress' not in err

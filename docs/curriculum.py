@@ -1,0 +1,80 @@
+"""
+A curriculum: a text's articles in two data sets, easy and hard, for a mix whose shares change on the way.
+
+    python docs/curriculum.py --input=articles.jsonl.gz
+    python train.py --dataset=easy,hard --tokenizer=gpt2-16 --shares="[(0, [1, 0]), (599, [0, 1])]"   # easy ones first
+    python docs/study.py --study=curriculum                                                           # and other orders
+
+Easy is short and simple, and simple is what gzip makes few bytes of, for each byte. In a short text gzip finds nothing to
+refer to: of English Wikipedia's articles of 100 to 200 bytes it leaves 80 %, of those above 12,800 only 39 %. So it reads
+a primer first, beginnings of test articles, and what an article adds is counted: 40 % and 37 %. Size and simplicity count
+alike: an article's place by size is how much training text is in articles up to its size, by simplicity likewise, and the
+half of the training text with the lowest sums is easy. (How many bytes gzip adds would say both, but is 99.8 % size.)
+Held-out articles are divided at the same sum: val of both sets is val of the whole, and train.py judges a mix on both.
+"""
+input = ''             # as prepare_wiki.py's: file or folder, or several with commas
+tokenizer = 'gpt2-16'  # of both sets, so no bpe<N>, which each would train for itself
+val_fraction = 0.005   # of the articles, for each of val and test
+data_dir = 'data'      # where the two sets go, and easy.jsonl and hard.jsonl, their articles
+
+import collections
+import json
+import pathlib
+import sys
+import zlib
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from configurator import Progress, configure, fail
+if __name__ == '__main__':
+    configure(globals())
+
+import numpy as np
+
+import prepare_wiki
+from documents import clean, input_files, read_files
+
+
+def ratios(texts, primer):
+    """Of each text, what gzip adds to the compressed primer, per byte."""
+    read = zlib.compressobj(9, zlib.DEFLATED, 31, 9)   # level, method, gzip's format, memory
+    read.compress(primer)
+    alone = len(read.copy().flush())
+    found = []
+    for text in texts:
+        more = read.copy()   # as it is after the primer
+        found.append((len(more.compress(text) + more.flush()) - alone) / len(text))
+    return np.array(found)
+
+
+def place(values, weights):
+    """How much of all weights belongs to values up to each."""
+    order = np.argsort(values, kind='stable')
+    places = np.empty(len(values))
+    places[order] = np.cumsum(weights[order]) / np.sum(weights)
+    return places
+
+
+def divide(texts, val_fraction):
+    """Of each text: is it easy? and its ratio. Half of the training text's bytes are easy."""
+    splits = np.array([prepare_wiki.split_of(text, val_fraction) for text in texts])
+    texts = [text.encode() for text in texts]
+    primer = b''.join(text[:512] for text, split in zip(texts, splits) if split == 'test')[:2**14]   # half of gzip's window
+    sizes, simple = np.array([len(text) for text in texts]), ratios(texts, primer)
+    weights = np.where(splits == 'train', sizes, 0)
+    return place(place(sizes, weights) + place(simple, weights), weights) <= 0.5, simple
+
+
+if __name__ == '__main__':
+    if tokenizer.startswith('bpe'):
+        fail(f'tokenizer={tokenizer}: the two sets need the same tokens; take gpt2-16, gpt2, byte or the folder of a run')
+    progress = Progress('reading')
+    texts = [*clean(read_files(input_files(input), progress), False, collections.Counter())]
+    progress.end(f'{len(texts):,} articles')
+    easy, simple = divide(texts, val_fraction)
+    for name, mine in dict(easy=easy, hard=~easy).items():
+        chosen = [texts[i] for i in np.flatnonzero(mine)]
+        print(f'{name}: {len(chosen):,} articles, half of them below {np.median([len(text) for text in chosen]):,.0f} '
+              f'letters; gzip makes {np.median(simple[mine]):.0%} of them (medians)')
+        file = pathlib.Path(data_dir, f'{name}.jsonl')
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(''.join(json.dumps(dict(text=text)) + '\n' for text in chosen), encoding='utf-8')
+        prepare_wiki.prepare(name, tokenizer, str(file), val_fraction, data_dir)
