@@ -18,7 +18,6 @@ if __name__ == '__main__':
     configure(globals(), at_least={1: 'number'})
 
 import torch
-import torch.nn.functional as F
 
 import model as mine
 import train
