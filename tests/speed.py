@@ -6,10 +6,12 @@ Training and generation beside nanoGPT's and llama2.c's, in turn, on this machin
     gcc -Ofast -fopenmp -march=native -o ../llama2.c/run ../llama2.c/run.c -lm
     python tests/speed.py --nanogpt=../nanoGPT                     # training, as nanoGPT's shape is: gelu
     python tests/speed.py --job=generate --llama2c=../llama2.c --ffn=swiglu --d_ff=1536
+    python tests/speed.py --nanogpt=../nanoGPT --device=cuda --batch_size=32
 
 Each model lives in a process of its own, and the processes take turns. A training step is forward, backward, clipping
-and AdamW on 4 blocks of 512 tokens, nanoGPT's in float32, as its train.py runs on a CPU, ours in --dtype. Generation
-is one sample, token by token, always the likeliest; for nanoGPT, which reads everything again for each token, after a prompt of 400.
+and AdamW on blocks of 512 tokens. On a CPU nanoGPT's is in float32, as its train.py runs there, and ours in --dtype; on
+a GPU both are in --dtype and compiled. Generation is one sample, token by token, always the likeliest; for nanoGPT,
+which reads everything again for each token, after a prompt of 400.
 """
 job = 'train'              # train or generate
 nanogpt = ''               # a clone of it
@@ -18,13 +20,15 @@ rounds = 5                 # measurements of each, in turn; the median counts
 text = ''                  # a token file of gpt2-16, as data/mine-gpt2-16/train.bin: then byte pooling runs as well,
 #                            whose speed depends on the words; none: random tokens
 dtype = 'auto'             # ours: bfloat16 or float32; auto is bfloat16 where the hardware computes in it
-device = 'cpu'             # or cuda; then nanoGPT and our table are compiled
+device = 'cpu'             # or cuda; then training is compiled, nanoGPT's and ours
+batch_size = 4             # blocks of 512 tokens in a training step
+steps = 0                  # of training in one measurement; 0 is 1 on a CPU, and 20 on a GPU, where one is too short
 ffn = 'gelu'               # with d_ff 2048, nanoGPT's own shape: 57.2 million parameters each
 d_ff = 2048                # ours
 dropout = 0.1              # both
 prompt = 1                 # tokens of the prompt of generation
 new = 64                   # tokens of generation
-peak = 0.0                 # TFLOP/s of the hardware in this dtype: then training says its share of them (MFU)
+peak = 0.0                 # TFLOP/s of the hardware in this dtype: training says its share of them (MFU); 0: of PEAKS
 worker = ''                # (how the script calls itself, for each model)
 
 import pathlib
@@ -40,31 +44,33 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configurator import configure
-configure(globals(), at_least={1: 'rounds d_ff prompt new'}, one_of=dict(job='train generate'))
+configure(globals(), at_least={0: 'steps peak', 1: 'rounds d_ff prompt new batch_size'},
+          one_of=dict(job='train generate'))
 
 V, T, L, H, C = 50304, 512, 10, 16, 512
+# TFLOP/s in bfloat16 without sparsity, by NVIDIA's data sheets; a name may be part of a later one
+PEAKS = {'H100 PCIe': 756, 'H100 NVL': 835, 'H100': 989, 'H200 NVL': 835, 'H200': 989, 'A100': 312, 'L4': 121}
 
 
 def tokens_and_vocabulary():
-    """4 blocks of 513 tokens, each token's bytes and how often it occurs."""
+    """batch_size blocks of 513 tokens, each token's bytes and how often it occurs."""
     import numpy as np
     import torch
     if not text:
-        return torch.randint(50257, (4, T + 1)), None, None
+        return torch.randint(50257, (batch_size, T + 1)), None, None
     import tokenizer
     file = np.memmap(text, '<u2', 'r')
     found = tokenizer.load(None, pathlib.Path(text).parent)
     spelling = [*tokenizer.spelling(found), *[None] * (V - 50257)]
-    blocks = np.stack([file[i * len(file) // 4:][:T + 1] for i in range(4)]).astype(np.int64)
+    blocks = np.stack([file[i * len(file) // batch_size:][:T + 1] for i in range(batch_size)]).astype(np.int64)
     return torch.from_numpy(blocks), spelling, torch.from_numpy(np.bincount(file, minlength=V))
 
 
-def our_model(kind):
-    """(model, what to compute in, tokens), of kind table, byte_pool, int8 or batch16."""
+def our_model(kind, where, context):
+    """(model, tokens), of kind table, byte_pool, int8 or batch16."""
     import fast
     import run
     run.keep_freed_memory()
-    where, context, _ = run.pick_device(device, dtype)
     tokens, spelling, counts = tokens_and_vocabulary()
     from model import Config
     config = Config(block_size=T, vocab_size=V, n_layer=L, n_head=H, n_kv_head=H, n_embd=C, ffn=ffn, d_ff=d_ff,
@@ -75,57 +81,90 @@ def our_model(kind):
         model.eval()
         with context:
             fast.prepare_to_generate(model, 'int8' if kind == 'int8' else 'float32', where)
-    return model, context, tokens.to(where)
+    return model, tokens.to(where)
+
+
+def now():
+    """Seconds, when all that a GPU was told to do is done: its kernels only start when Python calls them."""
+    import torch
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def work():
     """For each line of standard input do the job once, and answer with tokens per second."""
     import contextlib
     import torch
+    import run
+    where, context, _ = run.pick_device(device, dtype)
+    on_gpu = where.type == 'cuda'
     torch.manual_seed(0)
     if worker == 'nanogpt':
         sys.path.insert(0, nanogpt)
         sys.stdout, stdout = sys.stderr, sys.stdout
         from model import GPT, GPTConfig
         model = GPT(GPTConfig(block_size=T, vocab_size=V, n_layer=L, n_head=H, n_embd=C, dropout=dropout, bias=False))
-        model.to(device)
-        optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), device)
+        model.to(where)
+        optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), where.type)
         sys.stdout = stdout
-        bfloat16 = device == 'cuda'   # as its train.py has it
-        context = torch.autocast('cuda', torch.bfloat16) if bfloat16 else contextlib.nullcontext()
-        tokens = tokens_and_vocabulary()[0].to(device)
+        if on_gpu:
+            torch.set_float32_matmul_precision('high')   # TF32 outside of bfloat16, as its train.py has it
+        else:
+            context = contextlib.nullcontext()
+        tokens = tokens_and_vocabulary()[0].to(where)
     else:
-        model, context, tokens = our_model(worker)
+        model, tokens = our_model(worker, where, context)
         if job == 'train':
             optimizer = torch.optim.AdamW(model.parameters(), 6e-4, (0.9, 0.95), weight_decay=0.1, fused=True)
-    compiled = torch.compile(model) if device == 'cuda' and job == 'train' and worker != 'byte_pool' else model
+    compiled = torch.compile(model) if on_gpu and job == 'train' else model
     x, y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    n_steps = steps or (20 if on_gpu else 1)
     for _ in sys.stdin:
         if job == 'train':
-            start = time.perf_counter()
-            with context:
-                loss = compiled(x, y)
-            (loss[1] if worker == 'nanogpt' else loss.mean()).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            print(4 * T / (time.perf_counter() - start), flush=True)
+            start = now()
+            for _ in range(n_steps):
+                with context:
+                    loss = compiled(x, y)
+                (loss[1] if worker == 'nanogpt' else loss.mean()).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            print(n_steps * x.numel() / (now() - start), flush=True)
         elif worker == 'nanogpt':
             model.eval()
-            start = time.perf_counter()
-            model.generate(tokens[:1, :400], 8, top_k=200)
-            print(8 / (time.perf_counter() - start), flush=True)
+            start = now()
+            with context:
+                model.generate(tokens[:1, :400], 8, top_k=200)
+            print(8 / (now() - start), flush=True)
         else:
             size = 16 if worker == 'batch16' else 1
             with context, torch.no_grad():
                 produced = model.generate(tokens[:1, :prompt].expand(size, -1), new + 1, temperature=0)
                 next(produced)   # the prompt is read
-                start = time.perf_counter()
+                start = now()
                 for _ in produced:
                     pass
-            print(size * new / (time.perf_counter() - start), flush=True)
+            print(size * new / (now() - start), flush=True)
+
+
+def ask(process):
+    """Let a worker do the job once; tokens per second."""
+    try:
+        print('go', file=process.stdin, flush=True)
+        return float(process.stdout.readline())
+    except (OSError, ValueError):   # it is dead, or died
+        sys.exit(f'{process.args[-1]} ended without an answer; its error is above')
+
+
+def peak_of(where, machine):
+    """(TFLOP/s that the hardware reaches or 0, its name)"""
+    import torch
+    if where.type != 'cuda':
+        return peak, 'cpu'
+    name = torch.cuda.get_device_name(where)
+    known = [tflops for part, tflops in PEAKS.items() if re.search(rf'\b{part}\b', name)]
+    return peak or (known[0] if known and 'bfloat16' in machine else 0), name
 
 
 def llama2c_rate(folder):
@@ -145,8 +184,11 @@ def llama2c_rate(folder):
 
 
 def main():
+    import run
+    where, _, machine = run.pick_device(device, dtype)   # or the end, in one line
     names = ['nanogpt'] * bool(nanogpt) + ['table'] + ['byte_pool'] * bool(text)
-    names += ['int8', 'batch16'] * (job == 'generate') + ['llama2c'] * (job == 'generate' and bool(llama2c))
+    if job == 'generate':
+        names += ['int8'] * (where.type == 'cpu') + ['batch16'] + ['llama2c'] * bool(llama2c)
     if nanogpt and not pathlib.Path(nanogpt, 'model.py').exists():
         sys.exit(f'--nanogpt={nanogpt}: no model.py there; git clone https://github.com/karpathy/nanoGPT {nanogpt}')
     if llama2c and not pathlib.Path(llama2c, 'run').exists():
@@ -156,22 +198,27 @@ def main():
         text=True) for name in names if name != 'llama2c'}
     rates = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(rounds + 1):   # the first one warms up
+        for i in range(rounds + 1):   # the first one compiles and warms up
             for name in names:
                 if name == 'llama2c':
                     rates[name].append(llama2c_rate(folder))
                 else:
-                    print('go', file=processes[name].stdin, flush=True)
-                    rates[name].append(float(processes[name].stdout.readline()))
+                    rates[name].append(ask(processes[name]))
     for process in processes.values():
         process.stdin.close()
+    tflops, hardware = peak_of(where, machine)
+    print(f'{machine}, {hardware}')
     for name, found in rates.items():
         print(f'{job:8} {name:10} {statistics.median(found[1:]):8.1f} tokens/s '
               f'({min(found[1:]):.1f} to {max(found[1:]):.1f})')
-    if peak and job == 'train':
-        core = L * (4 * C * C + (3 if ffn == 'swiglu' else 2) * C * d_ff) + V * C
-        operations = 6 * core + 6 * L * T * C   # a token's: products with matrices, and attention's, causal
-        print(f'table: {statistics.median(rates["table"][1:]) * operations / peak / 1e12:.1%} of {peak} TFLOP/s')
+    for name, matrices, width in [('nanogpt', 2, 4 * C), ('table', 3 if ffn == 'swiglu' else 2, d_ff)]:
+        if tflops and job == 'train' and name in rates:
+            core = L * (4 * C * C + matrices * C * width) + V * C
+            operations = 6 * core + 6 * L * T * C   # a token's: products with matrices, and attention's, causal
+            share = statistics.median(rates[name][1:]) * operations / tflops / 1e12
+            print(f'{name}: {share:.1%} of {tflops} TFLOP/s (MFU)')
+    if where.type == 'cuda' and job == 'train' and not tflops:
+        print('MFU needs --peak: the TFLOP/s of this GPU are not among PEAKS, or not in this dtype')
     for name, other in [('table', 'nanogpt'), ('byte_pool', 'nanogpt'), ('byte_pool', 'table'), ('table', 'llama2c'),
                         ('int8', 'table'), ('batch16', 'table')]:
         if name in rates and other in rates:
