@@ -236,16 +236,19 @@ def main():
     if to == 'int8':
         checkpoint = {key: checkpoint.get(key) for key in [*run.CONTENTS, 'counts']}
         checkpoint['model'], checkpoint['scales'] = int8_rows(model.state_dict())
+        if checkpoint['counts'] is not None:   # their logarithms matter: two digits are enough
+            checkpoint['counts'] = torch.as_tensor(checkpoint['counts']).bfloat16()
     if from_ or to == 'int8':
         target.mkdir(parents=True, exist_ok=True)
         tokenizers.save(tokenizer, target)
         run.save_checkpoint(target / 'best.pt', checkpoint)
-        return
-    weights = llama_weights(model, checkpoint['idea'])
-    if to == 'hf':
-        write_hf(target, weights, model.config, tokenizer)
+    elif to == 'hf':
+        write_hf(target, llama_weights(model, checkpoint['idea']), model.config, tokenizer)
     else:
+        weights = llama_weights(model, checkpoint['idea'])
         llama2c.write(target, weights, model.config, tokenizer, int8=to == 'llama2c_q8')
+    files = [*target.iterdir()] if target.is_dir() else [target]
+    print(f'{target}: written, {sum(one.stat().st_size for one in files) / 1e6:.1f} MB')
 
 
 if __name__ == '__main__':

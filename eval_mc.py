@@ -227,4 +227,10 @@ if __name__ == '__main__':
                       num_fewshot=num_fewshot, **result, groups=groups, items=kept)
         write_whole(pathlib.Path(out_dir, f'mc_{task}.json'), json.dumps(record).encode())
     print_table(title, results)
-    print(NOTES)
+    if not file:
+        print(NOTES)
+    else:   # one's own questions: which were not right?
+        for item, score in zip(items, scores):
+            likeliest = max(range(len(score)), key=score.__getitem__)
+            if likeliest != item.right or score.count(max(score)) > 1:
+                print(f'not right: {item.contexts[likeliest]} {item.choices[likeliest]}'.replace('\n', ' '))

@@ -134,6 +134,7 @@ if top or show_tokens:
             if html:
                 title = f'{out_dir}, step {checkpoint["iter"]}'
                 pathlib.Path(html).write_text(page(tokens, bits.nansum(1).tolist(), title), 'utf-8')
+                print(f'{html}: open it in a browser', file=sys.stderr)
     sys.exit()
 
 idx = torch.tensor([ids] * num_samples, device=device)                           # (num_samples, T)

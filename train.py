@@ -441,7 +441,7 @@ if __name__ == '__main__':
         raw_model.dropout.set(p)
         drawn = [blocks.next(along(share_points, it)) for _ in range(batch_size * grad_accum)]
         mine = drawn[rank::world]
-        progress = Progress(f'step {it + 1}')
+        progress = Progress(f'step {it + 1} of {max_iters}')
         started = time.monotonic()
         for micro in range(n_micro):
             x, y = load_blocks(mine[micro::n_micro], block_size, device)

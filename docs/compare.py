@@ -43,7 +43,7 @@ def table(names, found):
     lines = [['', *names]]
     for name in found[0][0]:
         values = [str(settings.get(name)) for settings, _, _ in found]
-        if len(set(values)) > 1 and name != 'out_dir':
+        if len(set(values)) > 1 and name not in ('out_dir', 'init_from'):
             lines.append([name, *values])
     lines.append(['text read, MB', *(f'{curve[-1][0]:.2f}' for _, curve, _ in found)])
     lines.append(['minutes', *(f'{float(rows[-1]["seconds"]) / 60:.1f}' for _, _, rows in found)])
@@ -92,11 +92,13 @@ def draw(names, curves):
         colour, kind = MARKS[i % len(MARKS)]
         points = [place(point) for point in curves[i]]
         picture.line(points, colour, dashed=i >= len(MARKS))
-        for x, y in points:
-            mark(picture, kind, x, y, colour)
+        for (x, y), (_, bits) in zip(points, curves[i]):
+            if bits <= high:
+                mark(picture, kind, x, y, colour)
+            else:
+                picture.text(x + 8, top - 2 + 20 * order.index(i), f'↑ {bits:.2f}', 15, colour, 'start')
         heights.append(max(points[-1][1], heights[-1] + 22 if heights else top))   # names don't overlap
-        picture.text(right + 24, heights[-1], names[i], 16, colour, anchor='start')
-        mark(picture, kind, right + 12, heights[-1], colour)
+        picture.text(right + 14, heights[-1], names[i], 16, colour, anchor='start')
     return picture
 
 

@@ -63,6 +63,8 @@ def check_3():
     model.tokens.pool.register_forward_pre_hook(lambda module, inputs: seen.update(pooled=inputs[0]))
     model.tokens.embed(torch.tensor([[3]]))   # and
     assert torch.allclose(seen['pooled'], seen['states'][:, 2]), 'not the state at the last byte, d'
+    model.tokens.embed(torch.tensor([[0]]))   # the end of a text, which has no byte
+    assert torch.allclose(seen['pooled'], seen['states'][:, 0]), 'the end of a text has another state than END'
 
 
 def check_4():
