@@ -9,8 +9,9 @@ and starve the others; the loss is raised by n * sum_e (share of tokens at e) * 
 
 Changes: each layer's feed-forward; n_experts / experts_used times its parameters, its FLOPs and a router's.
 Try:     python train.py config/quick_byte.py --idea=experts --out_dir=out/experts
-Took:    NOT MEASURED YET (minutes beside the plain model's: docs/study.py --study=ideas)
-Result:  NOT MEASURED YET (bits per byte at the same FLOPs, and beside a plain model with as many parameters)
+Took:    1.3 minutes beside the plain model's 1.0
+Result:  worse: 2.696 bits per byte beside 2.668 for the same FLOPs, and 2.646 of a plain model with as many parameters and
+         twice the FLOPs
 """
 from dataclasses import dataclass
 

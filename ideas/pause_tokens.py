@@ -8,8 +8,9 @@ Later tokens attend to the pauses, too. They are no tokens: nothing is charged f
 
 Changes: (1 + n_pauses / pause_every) times the states in the layers and in the cache; the tables and heads as before.
 Try:     python train.py config/quick_byte.py --idea=pause_tokens --out_dir=out/pause_tokens
-Took:    NOT MEASURED YET (minutes beside the plain model's: docs/study.py --study=ideas)
-Result:  NOT MEASURED YET (bits per byte beside the plain model's, three seeds)
+Took:    1.2 minutes beside the plain model's 1.0
+Result:  much worse, 2.777 bits per byte beside 2.668, and 2.676 of a fifth layer, which costs as much: the pauses take
+         places in the context, and 100 steps don't teach a model to use them
 """
 from dataclasses import dataclass
 

