@@ -1,5 +1,5 @@
 """
-Two or more runs side by side: their settings that differ, their figures, and their curves as a picture.
+Runs side by side: their settings that differ, their figures, and their curves as a picture.
 
     python docs/compare.py out/one out/four     # writes compare.svg, which any browser opens
 
@@ -28,7 +28,8 @@ MARKS = [(ORANGE, 'circle'), (BLUE, 'square'), (PURPLE, 'cross'), (GREY, 'triang
 def read(folder):
     """(settings, [(text read in MB, held-out bits per byte), ...], all rows) of a run's folder."""
     path = pathlib.Path(folder)
-    checkpoint = run.load_checkpoint(path / 'ckpt.pt')
+    last = path / 'ckpt.pt'
+    checkpoint = run.load_checkpoint(last if last.exists() else run.newest_checkpoint(path))
     try:
         with open(path / 'log.csv', encoding='utf-8') as lines:
             rows = list(csv.DictReader(lines))
@@ -104,8 +105,8 @@ def draw(names, curves):
 
 if __name__ == '__main__':
     folders = [arg for arg in sys.argv[1:] if not arg.startswith('-')]
-    if len(folders) < 2:
-        fail('give the folders of two runs or more: python docs/compare.py out/one out/four')
+    if not folders:
+        fail('give the folders of some runs: python docs/compare.py out/one out/four')
     found = [read(folder) for folder in folders]
     for folder, (_, curve, _) in zip(folders, found):
         if not curve:

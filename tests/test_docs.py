@@ -99,7 +99,7 @@ def test_two_runs_are_compared_by_what_differs_and_by_their_logs(tmp_path):
     assert [f'{float(bpb):.4f}' for bpb in last] == table[-3][1:] and table[-3][0] == 'bits per byte, last'
     picture = (tmp_path / 'compare.svg').read_text(encoding='utf-8')
     assert '>one</text>' in picture and '>two</text>' in picture and picture.count('<circle') in (2, 3)   # the start may be above the picture
-    fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one'), 'two runs')
+    fails_in_one_line(run(tmp_path, 'docs/compare.py'), 'folders')
     fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one', 'out/three'), 'three', 'train first')
     (tmp_path / 'out/two/log.csv').write_text('iter;val_bpb\n0;2.5\n')
     fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one', 'out/two'), 'log.csv')

@@ -1,0 +1,53 @@
+"""The model that comes with the repository."""
+import re
+
+import torch
+
+
+import run as runs
+from helpers import ROOT, run, story
+
+FOLDER = ROOT / 'pretrained/byte_10m'
+
+
+def test_it_is_small_enough_to_clone():
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 11e6
+
+
+def test_it_writes_english_that_its_decoder_can_only_have_learned():
+    status, out, err = run(ROOT, 'sample.py', f'--out_dir={FOLDER}', '--prompt=The capital of France is', '--temperature=0',
+                           '--max_new_tokens=20', '--device=cpu', '--dtype=float32')
+    assert status == 0, err
+    words = out.split()
+    common = {'the', 'of', 'and', 'in', 'a', 'to', 'is', 'was', 'by', 'for'}
+    assert out.startswith('The capital of France is') and len(common.intersection(words[5:])) >= 2
+
+
+def test_it_prefers_english_to_its_words_in_another_order():
+    model, tokenizer, _ = runs.load_run(FOLDER)
+
+    def nats(text):
+        ids = torch.tensor([[tokenizer.eot_token, *tokenizer.encode_ordinary(text)]])
+        with torch.no_grad():
+            return model(ids[:, :-1], ids[:, 1:]).sum().item()
+    for text in 'The river flows through the city.', 'He was born in the United States.', 'It is one of the largest islands.':
+        words = text.rstrip('.').split()
+        assert nats(text) + 5 < nats(' '.join(words[::-1]) + '.')
+
+
+def test_training_goes_on_from_it(tmp_path):
+    (tmp_path / 'mine.txt').write_text(story(), encoding='utf-8')
+    assert run(tmp_path, 'prepare_wiki.py', '--input=mine.txt', '--dataset=mine', f'--tokenizer={FOLDER}')[0] == 0
+    status, out, err = run(tmp_path, 'train.py', f'--init_from={FOLDER}', '--dataset=mine', '--out_dir=out/mine', '--batch_size=1',
+                           '--max_iters=3', '--eval_interval=3', '--eval_tokens=1024', '--warmup_iters=0', '--muon_lr=0.01',
+                           '--learning_rate=1e-3', '--device=cpu')
+    assert status == 0, err
+    first, last = (float(bits) for bits in re.findall(r'held out [\d.]+ nats per token, ([\d.]+)', out)[:2])
+    assert last < first
+
+
+def test_its_card_says_what_its_checkpoint_says():
+    card, checkpoint = (FOLDER / 'README.md').read_text(encoding='utf-8'), runs.load_checkpoint(FOLDER / 'best.pt')
+    settings = checkpoint['settings']
+    tokens = checkpoint['iter'] * settings['batch_size'] * settings['grad_accum'] * checkpoint['config']['block_size']
+    assert f'{tokens:,} tokens' in card and 'CC BY-SA' in card
