@@ -7,8 +7,9 @@ Each matrix W within the layers becomes what a method makes of it, and is traine
     int8 int4  round(W / s) s, s its row's largest / 127 or 7; gradients pass as if unrounded      (arXiv 2103.13630)
 
 Try:     python ideas/compress.py --out_dir=out/quick       # makes compress.md and compress.png there
-Took:    NOT MEASURED YET (minutes)
-Result:  NOT MEASURED YET (bits per byte against size, before and after the training)
+Took:    all methods some minutes on one core (nine rows of 50 steps and two evaluations)
+Result:  of the quick start's 5.5 MB, 1.856 bits per byte: int4 in 2.5 MB loses least, 1.863; pruning to a half has 1.872,
+         to a tenth 2.459; low rank is far behind at each size (docs/ideas.md)
 """
 out_dir = 'out/quick'     # the run to compress
 method = 'all'            # prune, lowrank, int8, int4, or all of them
