@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from configurator import configure
 configure(globals(), at_least={1: 'seeds'})
-from pictures import TABLES, ranges
+from pictures import ranges, table_file
 signal.signal(signal.SIGINT, lambda *_: None)   # Ctrl-C is train.py's, which saves; its exit status tells us
 
 # embedding: 450 steps of about 9 kB of text, whatever the tokenizer, with about 1.1 kB of context; the others: 200
@@ -175,7 +175,7 @@ text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]
          'compare that among runs with one tokenizer.',
          *['PFLOP is three times the forward pass of evaluation; what is computed in training alone (a second loss, a '
            "teacher) shows in tokens/s. What differs from plain by less than plain's own range is a tie."] * (study == 'ideas')]
-(ROOT / f'docs/{TABLES[study]}.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
+table_file(study).write_text('\n'.join(text) + '\n', encoding='utf-8')
 print('\n'.join(text))
 
 (ROOT / f'assets/{study}.svg').write_text(ranges(study).svg(), encoding='utf-8')

@@ -25,7 +25,7 @@ import curriculum
 import pictures
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-STUDIES = [name for name, table in pictures.TABLES.items() if (ROOT / f'docs/{table}.md').exists()]
+STUDIES = [name for name in pictures.STUDIES if pictures.table_file(name).exists()]
 PICTURES = ['transformer', 'parameters', 'schedules', *STUDIES]   # which depend on the code and on tables, not on a text
 
 

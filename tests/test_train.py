@@ -303,6 +303,8 @@ def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained
     for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'held_out.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'documents.py', 'configurator.py', 'download.py'):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / 'docs').mkdir()
+    (tmp_path / 'assets').mkdir()
+    shutil.copy(ROOT / 'docs/pictures.py', tmp_path / 'docs')
     study = (ROOT / 'docs/study.py').read_text(encoding='utf-8')
     (tmp_path / 'docs/study.py').write_text(re.sub(r'STUDIES = dict\(', "STUDIES = dict(few={'a': {}, 'b, 2': dict(dropout=[[0, 0.1], [2, 0]])},", study))
     args = ['--study=few', '--dataset=mine', '--seeds=2', f'--more={" ".join([*SMALL, "--tokenizer=bpe300", "--max_iters=2"])}'
@@ -316,6 +318,7 @@ def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained
     bpb = [json.loads((tmp_path / f'out/study/b_2-{seed}/result.json').read_text())['val_bpb'] for seed in (1337, 1338)]
     table = (tmp_path / 'docs/few.md').read_text()
     assert f'{sum(bpb) / 2:.3f} ({min(bpb):.3f} to {max(bpb):.3f}, 2)' in table and table.strip() in out
+    assert f'>{sum(bpb) / 2:.3f}<' in (tmp_path / 'assets/few.svg').read_text(encoding='utf-8')
     assert len((tmp_path / 'docs/few.csv').read_text().splitlines()) == 1 + 4 * 2
     fails_in_one_line(run(tmp_path, tmp_path / 'docs/study.py', *args, '--dataset=other'), 'dataset', 'move it away')
 
