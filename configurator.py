@@ -11,6 +11,7 @@ import builtins
 import difflib
 import os
 import pathlib
+import re
 import shlex
 import symtable
 import sys
@@ -105,8 +106,12 @@ def one_line(kind, error, trace):
 
 
 def command(script, **flags):
-    """A command to paste, as in: python train.py '--out_dir=out/my run'."""
-    return shlex.join(['python', script, *(f'--{name}={value}' for name, value in flags.items())])
+    """A command to paste, as in: python train.py --out_dir="out/my run". Windows' cmd knows double quotes alone."""
+    def quote(value):
+        if re.fullmatch(r'[\w.,:/+@-]+', value, re.ASCII):
+            return value
+        return f'"{value}"' if not re.search(r'["$`%!]|\\\\|\\$', value) else shlex.quote(value)
+    return ' '.join(['python', script, *(f'--{name}={quote(str(value))}' for name, value in flags.items())])
 
 
 def read_settings(path, inside=''):

@@ -1,4 +1,6 @@
 """Each of the ways in which nanoGPT's configurator fails works here, or ends in one clear line."""
+import shlex
+import subprocess
 import time
 
 import pytest
@@ -105,3 +107,13 @@ def test_the_time_that_is_left_may_be_days(monkeypatch, capsys):
     now[0] = 3600.0
     progress(0.01)   # 99 hours are left
     assert capsys.readouterr().err.startswith('step 1:   1%, 4.1 days left')
+
+
+@pytest.mark.parametrize('value', ['out/my', 'out/my run', r'C:\my run', r'out\my', r'\\server\run', 'a\\', "it's", 'a "b"', '$HOME', '50%', '[(0, 1)]', 'é', ''])
+def test_a_command_to_paste_is_read_by_a_shell_as_it_was_meant(value):
+    line = configurator.command('train.py', out_dir=value)
+    assert shlex.split(line) == ['python', 'train.py', f'--out_dir={value}']
+    said = subprocess.run(['sh', '-c', line.replace('python train.py', "printf '%s'")], capture_output=True, text=True)
+    assert said.stdout == f'--out_dir={value}'
+    if value in ('out/my run', r'C:\my run', r'out\my'):   # Windows' cmd knows double quotes alone
+        assert line == f'python train.py --out_dir="{value}"'
