@@ -242,7 +242,7 @@ def parameters(rows):
                 picture.text(x + width / 2, y - 11, label, 16)
             x += width
         picture.text(x + 10, y + 22, f'{total / 1e6:.1f}', 18, anchor='start')
-    picture.text(150, 12, 'millions; hatched: for tokens, a table or byte pooling; then attention, feed-forward', 17, anchor='start')
+    picture.text(150, 12, 'millions, each size to its own scale; hatched: tokens; then attention, feed-forward', 17, anchor='start')
     return picture
 
 
