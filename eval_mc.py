@@ -11,7 +11,7 @@ by item. Ties are the one difference: the harness takes the first of equal score
 always the right one. Here an answer is right only if it scores higher than every other.
 out_dir/mc_<task>.json keeps the metrics, and every choice's log-probability.
 """
-out_dir = 'out/quick'     # the run's folder: best.pt, else ckpt.pt, and the tokenizer
+out_dir = 'out/quick'     # the run's folder, of which best.pt is taken, else ckpt.pt; or the file itself
 tasks = 'blimp,arc_easy,arc_challenge,winogrande,hellaswag,mmlu,mmlu_cloze'   # mmlu by letter, _cloze in words
 file = ''                 # one's own questions instead, a .jsonl file
 num_fewshot = 0           # answered examples before each question of ARC and MMLU
@@ -37,7 +37,7 @@ from torch.nn.utils.rnn import pad_sequence
 from download import write_whole
 from model import LayerCache
 from questions import NOTES, PUBLISHED, load
-from run import load_run, pick_device
+from run import load_run, newest_checkpoint, pick_device
 
 # --------------------------------------------------------------------------------------------------
 # Scores
@@ -186,6 +186,14 @@ def metrics(items, scores):
     return result
 
 
+def luck(chances, hits):
+    """The probability that a guesser, right on each item with its chance, gets at least so many hits."""
+    of = [1.0]   # of[k]: the probability of k hits so far
+    for p in chances:
+        of = [miss * (1 - p) + hit * p for miss, hit in zip([*of, 0.0], [0.0, *of])]
+    return sum(of[hits:])
+
+
 HEAD = ('| {} | n | ties | chance | acc ± standard error | acc_norm | acc_bytes | log p(right), nats '
         '| published, % |\n|---|---:|---:|---:|---:|---:|---:|---:|---|')
 ROW = ('| {name} | {n} | {acc_ties} | {chance:.2%} | {acc:.2%} ± {acc_se:.2%} ({acc_z:+.1f}) | '
@@ -225,12 +233,15 @@ if __name__ == '__main__':
         kept = [dict(right=item.right, log_probs=score) for item, score in zip(items, scores)]
         record = dict(task=name, run=out_dir, step=checkpoint['iter'], limit=limit,
                       num_fewshot=num_fewshot, **result, groups=groups, items=kept)
-        write_whole(pathlib.Path(out_dir, f'mc_{task}.json'), json.dumps(record).encode())
+        write_whole(newest_checkpoint(out_dir).parent / f'mc_{task}.json', json.dumps(record).encode())
     print_table(title, results)
     if not file:
         print(NOTES)
     else:   # one's own questions: which were not right?
+        hits = round(result['acc'] * len(items))
+        print(f'{hits} of {len(items)} right. Guessing gets as many or more with a probability of '
+              f'{luck([1 / len(item.choices) for item in items], hits):.2g}. Where it was not right, it prefers:')
         for item, score in zip(items, scores):
             likeliest = max(range(len(score)), key=score.__getitem__)
             if likeliest != item.right or score.count(max(score)) > 1:
-                print(f'not right: {item.contexts[likeliest]} {item.choices[likeliest]}'.replace('\n', ' '))
+                print(f'- {item.contexts[likeliest]} {item.choices[likeliest]}'.replace('\n', ' '))

@@ -7,7 +7,7 @@ Text from a trained model. Everything it needs lies in the run's folder.
     python sample.py --prompt="The function" --top=10              # what may come next, and how likely it is
     python sample.py --prompt="The function" --show_tokens=True --html=tokens.html
 """
-out_dir = 'out/quick'     # the run's folder: best.pt, else ckpt.pt, and the tokenizer
+out_dir = 'out/quick'     # the run's folder, of which best.pt is taken, else ckpt.pt; or the file itself
 prompt = ''               # text, FILE:path, or - for standard input; none begins a new text
 num_samples = 1           # drawn together, as one batch; the first one is streamed
 max_new_tokens = 200      # for each; a sample ends earlier where the model ends its text
@@ -113,6 +113,8 @@ def page(tokens, costs, title):
 device, autocast, machine = run.pick_device(device, 'float32' if dtype == 'int8' else dtype)
 run.keep_freed_memory()
 model, encoding, checkpoint = run.load_run(out_dir, device)
+if not checkpoint['iter']:
+    print(f'{out_dir}: a model of step 0, which has learned nothing yet', file=sys.stderr)
 spelling = tokenizers.spelling(encoding)
 generator = torch.Generator(device)
 generator.manual_seed(seed) if seed else generator.seed()
@@ -132,7 +134,8 @@ if top or show_tokens:
             tokens = [spelling[token] for token in ids[1:]]
             show_tokens_of(tokens, bits)
             if html:
-                title = f'{out_dir}, step {checkpoint["iter"]}'
+                mean = bits.nansum().item() / len(text.encode())
+                title = f'{mean:.2f} bits per byte ({out_dir}, step {checkpoint["iter"]})'
                 pathlib.Path(html).write_text(page(tokens, bits.nansum(1).tolist(), title), 'utf-8')
                 print(f'{html}: open it in a browser', file=sys.stderr)
     sys.exit()

@@ -368,6 +368,7 @@ if __name__ == '__main__':
     n_micro = grad_accum // world
     first = line_it = it
     begun = line_time = time.monotonic()   # which no change of the clock moves
+    progress = Progress('training', first / max_iters)
     while True:
         row = {}
         if is_due(log_interval) and it > since['it']:
@@ -441,7 +442,6 @@ if __name__ == '__main__':
         raw_model.dropout.set(p)
         drawn = [blocks.next(along(share_points, it)) for _ in range(batch_size * grad_accum)]
         mine = drawn[rank::world]
-        progress = Progress(f'step {it + 1} of {max_iters}')
         started = time.monotonic()
         for micro in range(n_micro):
             x, y = load_blocks(mine[micro::n_micro], block_size, device)
@@ -450,7 +450,7 @@ if __name__ == '__main__':
                 loss = model(x, y).mean() / n_micro
             loss.backward()
             since['loss'] += loss.detach()
-            progress((micro + 1) / n_micro)
+            progress((it + (micro + 1) / n_micro) / max_iters)
             if it == first and micro == 0:   # before anybody waits for long
                 say(pace((time.monotonic() - started) * n_micro, max_iters - it, step_tokens))
         norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
@@ -485,7 +485,9 @@ if __name__ == '__main__':
         download.write_whole(out / 'result.json', json.dumps(result, indent=1).encode())
         say(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {result["seconds"] / 60:.1f} minutes, '
             f'{result["peak_memory"] / 1e9:.1f} GB at most')
-        say('next: ' + command('sample.py', out_dir=out_dir, prompt='A list is'))
+        if not improved:
+            say(f'best.pt is better than the end: {best:.4f} on the way. More text or fewer steps; {out / "ckpt.pt"} has the end')
+        say('next: ' + command('sample.py', out_dir=out_dir))
     if world > 1:
         dist.barrier()   # gloo aborts a process whose peer is gone already
         dist.destroy_process_group()

@@ -2,7 +2,9 @@
 import hashlib
 import http.server
 import io
+import itertools
 import json
+import math
 import random
 import re
 import runpy
@@ -154,6 +156,14 @@ def test_metrics_equal_those_worked_out_by_hand():
     assert result['acc_z'] == pytest.approx(0.375 / ((2 * 0.5 * 0.5 + 2 * 0.25 * 0.75)**0.5 / 4))   # of a guesser
     one = eval_mc.metrics(items[:1], scores[:1])
     assert (one['acc'], one['acc_z']) == (1, 1) and one['acc_se'] != one['acc_se']   # unknown
+
+
+def test_luck_is_the_sum_over_all_that_a_guesser_may_hit():
+    chances = [0.5, 0.25, 0.25, 1 / 3]
+    for hits in range(6):
+        every = (outcome for outcome in itertools.product((0, 1), repeat=4) if sum(outcome) >= hits)
+        expected = sum(math.prod(p if hit else 1 - p for p, hit in zip(chances, outcome)) for outcome in every)
+        assert eval_mc.luck(chances, hits) == pytest.approx(expected)
 
 
 def test_a_tie_is_counted_and_never_right_wherever_the_right_choice_stands():
@@ -487,5 +497,8 @@ def test_the_script_scores_ones_own_questions(script, tmp_path):
     assert '| pairs_own | 2 | 0 | 50.00% |' in out and 'Pythia-' not in out
     kept = json.loads((tmp_path / 'out/mc_pairs_own.json').read_text())
     assert len(kept['items']) == 2 and all(len(item['log_probs']) == 2 for item in kept['items'])
+    right = sum(good > bad for good, bad in (item['log_probs'] for item in kept['items']))   # of two coins
+    assert f'{right} of 2 right. Guessing gets as many or more with a probability of {(1, 0.75, 0.25)[right]}.' in out
+    assert out.count('\n- ') == 2 - right
     with exits('arc: no such file', 'arc_easy'):
         script[1]('--tasks=arc')

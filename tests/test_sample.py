@@ -120,6 +120,8 @@ def test_the_page_has_the_whole_text_once_and_a_legend(trained):
     page = (trained / 'page.html').read_text(encoding='utf-8')
     shown = re.sub('<[^>]*>', '', re.search('<p>(.*?)</p>', page, re.S)[1])
     assert html.unescape(shown) == text
+    bits = sum(float(cost) for cost in re.findall('title="([\\d.]+) bits"', page.split('<hr>')[0]))   # each rounded
+    assert float(re.search(r'([\d.]+) bits per byte', page)[1]) == pytest.approx(bits / len(text.encode()), abs=0.06)
     assert 'bits that a token costs' in page and 'src=' not in page and 'href=' not in page and 'light dark' in page
 
 

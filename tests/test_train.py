@@ -299,6 +299,18 @@ def test_questions_are_answered_on_the_way_as_eval_mc_answers_them(trained):
     assert float(row['mc_log_prob']) == pytest.approx(result['log_prob'], abs=0.02)   # bfloat16 weights there
 
 
+def test_a_run_that_ends_worse_than_it_was_says_so_and_both_states_can_be_read(trained):
+    folder, said = trained
+    status, out, err = train(folder, '--max_iters=2', '--eval_interval=1', '--warmup_iters=0', '--muon_lr=9', '--learning_rate=3',
+                             '--out_dir=out/worse')
+    assert status == 0, err
+    assert 'best.pt is better than the end' in out and 'better than the end' not in said
+    assert [load(folder / f'out/worse/{name}.pt')['iter'] for name in ('best', 'ckpt')] == [0, 2]
+    for name, step in ('', 0), ('/ckpt.pt', 2):
+        _, _, err = run(folder, 'sample.py', f'--out_dir=out/worse{name}', '--max_new_tokens=1', '--device=cpu')
+        assert f'step {step},' in err and ('learned nothing' in err) == (step == 0)
+
+
 def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained, tmp_path):
     for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'held_out.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'documents.py', 'configurator.py', 'download.py'):
         shutil.copy(ROOT / name, tmp_path)
