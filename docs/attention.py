@@ -1,16 +1,16 @@
 """
-What each token of a sentence looks at: a picture of one layer's attention, which any browser opens.
+What each token of a sentence looks at, as a picture that any browser opens: all heads, or one with the tokens' names.
 
     python docs/attention.py --out_dir=out/quick --prompt="The list is empty, so it returns None."
-    python docs/attention.py --layer=1 --head=3 --file=attention-1-3.svg
+    python docs/attention.py --layer=2 --head=3
 
 A row is a token that looks, a column one that is looked at. The larger the square, the more it takes from there; a row's
 squares add up to one.
 """
 out_dir = 'out/quick'       # the run's folder
 prompt = 'The list is empty, so it returns None.'
-layer = 0                   # from 1 on; 0 is the last one
-head = 0                    # from 1 on; 0 is the mean over all heads
+layer = 0                   # from 1 on; 0 for all
+head = 0                    # from 1 on; 0 for all
 file = 'attention.svg'      # the picture
 
 import math
@@ -47,22 +47,40 @@ def weights(model, idx, layer):
     return scores.masked_fill(future, -math.inf).softmax(-1)
 
 
+def squares(picture, shares, left, top, cell):
+    """Those of (T, T) shares, in cells of a size in pixels."""
+    for i, row in enumerate(shares.tolist()):
+        y = top + (i + 0.5) * cell
+        picture.line([(left, y + cell / 2), (left + cell * (i + 1), y + cell / 2)], width=0.5)
+        for j, share in enumerate(row[:i + 1]):
+            side = 0.94 * cell * math.sqrt(share)   # its area is the share
+            picture.add('rect', x=left + (j + 0.5) * cell - side / 2, y=y - side / 2, width=side, height=side, fill=ORANGE)
+
+
 def draw(shares, names, title):
     """(T, T) shares and a name for each token -> a picture."""
     cell = min(44.0, 780 / len(names))
     size = min(17.0, 0.7 * cell)
-    height = int(150 + cell * len(names))
-    picture = Picture(height, title)
+    picture = Picture(int(150 + cell * len(names)), title)
     picture.text(180, 14, title, 16, anchor='start')
-    for i, (name, row) in enumerate(zip(names, shares.tolist())):
-        middle = 140 + (i + 0.5) * cell
-        picture.text(170, middle, name, size, anchor='end')
+    for i, name in enumerate(names):
+        picture.text(170, 140 + (i + 0.5) * cell, name, size, anchor='end')
         x, y = 180 + (i + 0.5) * cell, 132
         picture.add('text', name, x=x, y=y, font_size=size, fill=GREY, text_anchor='start', transform=f'rotate(-45 {x:.1f} {y})')
-        picture.line([(180, middle + cell / 2), (180 + cell * (i + 1), middle + cell / 2)], width=0.5)
-        for j, share in enumerate(row[:i + 1]):
-            side = 0.94 * cell * math.sqrt(share)   # its area is the share
-            picture.add('rect', x=180 + (j + 0.5) * cell - side / 2, y=middle - side / 2, width=side, height=side, fill=ORANGE)
+    squares(picture, shares, 180, 140, cell)
+    return picture
+
+
+def draw_all(shares, title):
+    """{(layer, head): (T, T) shares} -> a picture with a row of small ones for each layer."""
+    rows, columns = ([*dict.fromkeys(numbers)] for numbers in zip(*shares))
+    width = min(240.0, 980 / len(columns))
+    picture = Picture(int(50 + (width + 12) * len(rows)), title)
+    picture.text(10, 14, title, 16, anchor='start')
+    for (layer, head), one in shares.items():
+        left, top = 10 + width * columns.index(head), 40 + (width + 12) * rows.index(layer)
+        picture.text(left + 0.9 * width, top + 10, f'{layer}.{head}', 16, anchor='end')   # above the diagonal nothing is drawn
+        squares(picture, one, left, top, 0.94 * width / len(one))
     return picture
 
 
@@ -74,10 +92,15 @@ if __name__ == '__main__':
     ids = [encoding.eot_token, *encoding.encode_ordinary(prompt)]
     if not 1 < len(ids) <= min(60, model.config.block_size):
         fail(f'the prompt has {len(ids) - 1} tokens; 1 to {min(60, model.config.block_size) - 1} can be drawn')
-    heads = weights(model, torch.tensor([ids]), layer - 1 if layer else n_layer - 1)
+    shares = {(i, j): one for i in ([layer] if layer else range(1, n_layer + 1))
+              for j, one in enumerate(weights(model, torch.tensor([ids]), i - 1), 1) if head in (0, j)}
     spelling = tokenizers.spelling(encoding)
     names = [spelling[i].decode(errors='replace').strip() or repr(spelling[i].decode(errors='replace')) if spelling[i] else
              '(start)' for i in ids]
-    title = f'layer {layer or n_layer}, {f"head {head}" if head else "mean of all heads"}: what each row looks at'
-    pathlib.Path(file).write_text(draw(heads[head - 1] if head else heads.mean(0), names, title).svg(), encoding='utf-8')
+    if len(shares) > 1:
+        picture = draw_all(shares, 'layer.head: what each row looks at, of ' + ' '.join(names))
+    else:
+        (i, j), one = *shares, *shares.values()
+        picture = draw(one, names, f'layer {i}, head {j}: what each row looks at')
+    pathlib.Path(file).write_text(picture.svg(), encoding='utf-8')
     print(f'{file}: open it in a browser')

@@ -74,7 +74,8 @@ def draw(names, curves):
     most = max(x for curve in curves for x, _ in curve) or 1.0
     ends = [y for curve in curves for _, y in curve[1:] or curve]
     low, high = min(ends), max(ends)
-    low, high = low - 0.1 * (high - low) - 0.01, high + 0.1 * (high - low) + 0.01
+    room = max(0.1 * (high - low), 0.05)   # small differences stay small, for most are luck
+    low, high = low - room, high + room
 
     def place(point):
         x, y = point
