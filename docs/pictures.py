@@ -1,5 +1,5 @@
 """
-Draws the pictures of README and docs, as SVG into assets/: pooling, tree, transformer, parameters, schedules, and of
+Draws the pictures of README and docs, as SVG into assets/: surprise, pooling, tree, transformer, parameters, schedules, and of
 each study with a table in docs/ what came of it.
 
     python docs/pictures.py      # nothing to install; it prepares the quick start's data if they aren't there
@@ -23,6 +23,7 @@ from configurator import configure
 if __name__ == '__main__':
     configure(globals())
 
+PROMPT = 'She was born in 1985 in the United'
 SENTENCE = 'It returns a new list.'
 WORD = ' returns'
 STUDIES = 'embedding', 'sharing', 'dropout', 'schedule', 'curriculum', 'ideas'
@@ -83,7 +84,7 @@ def pooling(tree, ids):
     lengths = [tree['length'][token].item() for token in ids]
     columns = [max(pair) + 0.7 for pair in zip(lengths, lengths[1:])]   # END takes 1.7 cells
     cell = min(24.0, (865 - 12 * len(columns)) / sum(columns))
-    picture = Picture(582, 'Byte pooling: a sentence spelled in, thought over, and spelled out')
+    picture = Picture(582, 'Byte pooling: a sentence spelled in, processed, and spelled out')
     x = 130.0
     for now, after, wide in zip(ids, ids[1:], columns):
         middle = x + wide * cell / 2
@@ -106,12 +107,12 @@ def pooling(tree, ids):
             ('core', GREY, 'transformer: each token looks at earlier ones, (B, T, C) → (B, T, C)'),
             ('decoder', PURPLE, 'decoder, fork after fork: (n, C) → (n, L, D) → (n, L, 257)')):
         picture.box(124, rows[row], x - 130, 40, text, colour, size=17)
-    for row, text in dict(tokens='tokens', encoder='spelled in', vectors='vectors', core='thought\nover', states='states',
+    for row, text in dict(tokens='tokens', encoder='spelled in', vectors='vectors', core='processed', states='states',
                           decoder='spelled\nout', after='next\ntokens').items():
         for i, part in enumerate(lines := text.split('\n')):
             picture.text(4, rows[row] + 18 + 21 * (i - (len(lines) - 1) / 2), part, 17, anchor='start')
     for y, line in ((492, 'END: the token is complete. Alone it is the end of a text.'),
-                    (520, 'Dashed: nothing else can follow, so nothing is computed and nothing charged.'),
+                    (520, 'Dashed: nothing else can follow, which costs no time and no bits.'),
                     (548, 'B texts of T tokens, width C. n tokens, L symbols or forks each, width D.')):
         picture.text(130, y, line, 17, anchor='start')
     return picture
@@ -157,6 +158,41 @@ def tree_of_choices(tree, token, shown=4):
 
 def percent(share):
     return f'{share:.0%}' if share >= 0.01 else f'{share:.2%}'
+
+
+def surprise(tokens, bits, likeliest):
+    """What each token of a text cost a model, as bars, and {token: probability} of what may come next."""
+    picture, wide, height = Picture(330, 'How much each word surprised a model, and what it expects next'), 620 / len(tokens), 12.0
+    picture.text(10, 14, 'It reads. How many bits of surprise was each word?', 17, anchor='start')
+    for i, (token, cost) in enumerate(zip(tokens, bits)):
+        x = 10 + i * wide
+        picture.box(x, 250, wide - 8, 40, token.strip(), BLUE, size=16)
+        picture.add('rect', x=x + 10, y=242 - height * cost, width=wide - 28, height=height * cost, fill=ORANGE)
+        picture.text(x + wide / 2 - 4, 230 - height * cost, f'{cost:.1f}', 17)
+    picture.line([(634, 270), (666, 270)], arrow=True)
+    picture.text(680, 14, 'What will come next?', 17, anchor='start')
+    for i, (token, p) in enumerate(likeliest.items()):
+        y = 62 + 42 * i
+        picture.text(784, y, token.strip(), 17, anchor='end')
+        picture.add('rect', x=794, y=y - 13, width=max(140 * p, 2.0), height=26, fill=PURPLE)
+        picture.text(802 + max(140 * p, 2.0), y, f'{p:.1%}', 17, anchor='start')
+    return picture
+
+
+def asked(out_dir, prompt, n=6):
+    """(tokens, their bits, {token: probability} of the n likeliest next ones) of a run."""
+    import torch
+    import run
+    model, encoding, _ = run.load_run(out_dir)
+    ids = encoding.encode_ordinary(prompt)
+    idx = torch.tensor([[encoding.eot_token, *ids]])                                 # (1, T)
+    with torch.no_grad():
+        bits = model(idx[:, :-1], idx[:, 1:])[0] / math.log(2)                       # (T - 1)
+        values, best = model.log_probs(idx)[0].topk(n)
+
+    def name(i):
+        return encoding.decode_bytes([i]).decode(errors='replace')
+    return [name(i) for i in ids], bits.tolist(), {name(i): p for i, p in zip(best.tolist(), values.exp().tolist())}
 
 
 def transformer(c):
@@ -333,6 +369,7 @@ def main():
     counts = np.bincount(np.fromfile(folder / 'train.bin', meta['dtype']), minlength=encoding.n_vocab)
     tree = grow_tree(tokenizers.spelling(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
     pictures = dict(
+        surprise=lambda: surprise(*asked(ROOT / 'pretrained/byte_10m', PROMPT)),
         pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),
         tree=lambda: tree_of_choices(tree, encoding.encode_ordinary(WORD)[0]),
         transformer=lambda: transformer(planned().config), parameters=lambda: parameters(sizes()),

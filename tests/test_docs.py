@@ -3,6 +3,7 @@ import contextlib
 import functools
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import prepare_wiki
+import run as runs
 import train
 from helpers import ROOT, SMALL, fails_in_one_line, run, story
 from model import GPT, Config, grow_tree
@@ -53,6 +55,19 @@ def test_the_picture_of_the_tree_tells_of_forks_and_what_is_free():
     assert pictures.pooling(tree, [4, 1, 0]).svg().count('>END<') == 2 + 2       # of the two read and the two said
 
 
+def test_the_picture_of_surprise_has_the_bits_and_the_chances_of_the_model_that_comes_along():
+    model, tokenizer, _ = runs.load_run(ROOT / 'pretrained/byte_10m')
+    ids = [tokenizer.eot_token, *tokenizer.encode_ordinary(pictures.PROMPT)]
+    every = torch.arange(tokenizer.n_vocab)
+    with torch.no_grad():   # each token's cost from the tokens before it, without log_probs()
+        bits = [model(torch.tensor([ids[:t]]), torch.tensor([ids[1:t + 1]]))[0, -1].item() / math.log(2) for t in range(1, len(ids))]
+        h = model.hidden(torch.tensor([ids]))[:, -1:]
+        p = torch.cat([(-model.tokens.nll(h.expand(len(some), -1, -1), some[:, None])).exp()[:, 0] for some in every.split(4096)])
+    shown = re.findall(r'>([\d.]+)(%?)<', (ROOT / 'assets/surprise.svg').read_text(encoding='utf-8'))
+    assert [float(x) for x, percent in shown if not percent and '.' in x] == pytest.approx(bits, abs=0.11)
+    assert [float(x) / 100 for x, percent in shown if percent] == pytest.approx(p.sort(descending=True)[0][:6].tolist(), abs=2e-3)
+
+
 def test_a_study_is_drawn_as_its_table_says():
     rows = pictures.table_of('sharing')
     assert rows[0] == ('base', 2.162, 2.164, 2.166) and len(rows) == 9
@@ -66,7 +81,7 @@ def test_every_colour_of_the_drawings_stands_out_from_white_and_from_black():
     def luminance(colour):
         parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
         return sum(w * (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055)**2.4) for w, p in zip((0.2126, 0.7152, 0.0722), parts))
-    text = ''.join((ROOT / f'assets/{name}.svg').read_text(encoding='utf-8') for name in ('pooling', 'tree', *PICTURES))
+    text = ''.join((ROOT / f'assets/{name}.svg').read_text(encoding='utf-8') for name in ('surprise', 'pooling', 'tree', *PICTURES))
     for colour in {*re.findall('#[0-9a-f]{6}', text)}:
         for other in '#ffffff', '#0d1117':   # GitHub's two backgrounds; letters within a colour are white
             low, high = sorted((luminance(colour), luminance(other)))
@@ -200,7 +215,7 @@ def test_the_notebook_runs_cell_by_cell(tmp_path, monkeypatch):
     clone = copy(tmp_path / 'nanoSTLM')
     (clone / 'mine.txt').write_text(story(), encoding='utf-8')
     assert run(clone, 'prepare_wiki.py', '--input=mine.txt', '--dataset=mine', '--tokenizer=bpe300')[0] == 0
-    short = ' '.join([*SMALL, '--dataset=mine', '--tokenizer=bpe300', '--n_head=4', '--block_size=64'])
+    short = ' '.join([*SMALL, '--dataset=mine', '--tokenizer=bpe300', '--n_layer=4', '--n_head=4', '--block_size=64'])
     monkeypatch.chdir(clone / 'docs')
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     monkeypatch.setattr(sys, 'path', sys.path[:])
