@@ -441,7 +441,7 @@ def test_a_name_never_leads_out_of_the_data_folder(tmp_path, name):
 def test_the_next_command_can_be_pasted(tmp_path):
     (tmp_path / 'story.txt').write_text(story(1000))
     _, out, _ = run(tmp_path, 'prepare_wiki.py', '--input=story.txt', '--tokenizer=byte', '--dataset=my novel')
-    assert "python train.py '--dataset=my novel' --tokenizer=byte '--out_dir=out/my novel'" in out
+    assert 'python train.py --dataset="my novel" --tokenizer=byte --out_dir="out/my novel"' in out
 
 
 def test_a_byte_without_a_token_is_one_line(mine, tmp_path):
