@@ -78,7 +78,7 @@ def show_next(log_probs, spelling, n):
 
 def show_tokens_of(tokens, bits):
     """A line for each token, its bytes: its bits, as a bar too, and those of each choice. bits
-    (T, symbols) are nan where there was none: no other byte could follow."""
+    (T, symbols) are nan where there was none: no other byte could follow. Returns the bits per byte."""
     for raw, total, costs in zip(tokens, bits.nansum(1).tolist(), bits.tolist()):
         line = f'{total:6.1f} {bar(total / 24):24} {named(raw):18}'
         if len(costs) > 1:   # byte pooling
@@ -87,7 +87,9 @@ def show_tokens_of(tokens, bits):
                 line += f' {name}' if math.isnan(cost) else f' {name} {cost:.1f}'
         print(line)
     size = sum(len(raw) for raw in tokens)
-    print(f'{bits.nansum().item() / max(size, 1):6.2f} bits per byte, {len(tokens)} tokens, {size} bytes')
+    mean = bits.nansum().item() / max(size, 1)
+    print(f'{mean:6.2f} bits per byte, {len(tokens)} tokens, {size} bytes')
+    return mean
 
 
 def coloured(text, cost):
@@ -113,7 +115,7 @@ def page(tokens, costs, title):
 device, autocast, machine = run.pick_device(device, 'float32' if dtype == 'int8' else dtype)
 run.keep_freed_memory()
 model, encoding, checkpoint = run.load_run(out_dir, device)
-if not checkpoint['iter']:
+if not checkpoint['iter'] and checkpoint['settings'].get('init_from') == 'scratch':   # not converted, nor fine-tuned
     print(f'{out_dir}: a model of step 0, which has learned nothing yet', file=sys.stderr)
 spelling = tokenizers.spelling(encoding)
 generator = torch.Generator(device)
@@ -132,9 +134,8 @@ if top or show_tokens:
             nats = model.tokens.nll_of_symbols(model.hidden(idx[:, :-1]), idx[:, 1:])
             bits = nats[0].float() / math.log(2)                              # (T, symbols)
             tokens = [spelling[token] for token in ids[1:]]
-            show_tokens_of(tokens, bits)
+            mean = show_tokens_of(tokens, bits)
             if html:
-                mean = bits.nansum().item() / len(text.encode())
                 title = f'{mean:.2f} bits per byte ({out_dir}, step {checkpoint["iter"]})'
                 pathlib.Path(html).write_text(page(tokens, bits.nansum(1).tolist(), title), 'utf-8')
                 print(f'{html}: open it in a browser', file=sys.stderr)

@@ -483,10 +483,11 @@ if __name__ == '__main__':
                                  settings=settings, machine=machine, peak_memory=run.peak_memory(device))
         # that it is there means: finished
         download.write_whole(out / 'result.json', json.dumps(result, indent=1).encode())
-        say(f'checkpoint: {out / "best.pt"}, curve: {log_file}, {result["seconds"] / 60:.1f} minutes, '
-            f'{result["peak_memory"] / 1e9:.1f} GB at most')
-        if not improved:
-            say(f'best.pt is better than the end: {best:.4f} on the way. More text or fewer steps; {out / "ckpt.pt"} has the end')
+        say(f'checkpoint: {out / "best.pt"}, curve: {log_file}, '
+            f'{result["seconds"] / 60:.1f} minutes, {result["peak_memory"] / 1e9:.1f} GB at most')
+        if row['val_bpb'] > best:
+            say(f'best.pt is better than the end: {best:.4f} on the way. More text or fewer steps; '
+                f'{out / "ckpt.pt"} has the end')
         say('next: ' + command('sample.py', out_dir=out_dir))
     if world > 1:
         dist.barrier()   # gloo aborts a process whose peer is gone already

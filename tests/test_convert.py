@@ -88,6 +88,8 @@ def foreign(folder, digits, tied=True):
 def test_a_llama_of_transformers_becomes_a_run_with_the_same_logits_and_the_same_ids(tmp_path, digits, tied):
     theirs, cut = foreign(tmp_path / 'theirs', digits, tied)
     converted(tmp_path, '--from=theirs', '--out_dir=ours')
+    status, _, err = run(tmp_path, 'sample.py', '--out_dir=ours', '--max_new_tokens=1', '--device=cpu')
+    assert status == 0 and 'learned nothing' not in err   # it has no steps of ours
     model, tokenizer, _ = runs.load_run(tmp_path / 'ours')
     idx = torch.randint(512, (2, 64))
     with torch.no_grad():

@@ -309,6 +309,10 @@ def test_a_run_that_ends_worse_than_it_was_says_so_and_both_states_can_be_read(t
     for name, step in ('', 0), ('/ckpt.pt', 2):
         _, _, err = run(folder, 'sample.py', f'--out_dir=out/worse{name}', '--max_new_tokens=1', '--device=cpu')
         assert f'step {step},' in err and ('learned nothing' in err) == (step == 0)
+    shutil.copytree(folder / 'out/a', folder / 'out/ended')   # a run that died before it had said its result
+    (folder / 'out/ended/result.json').unlink()
+    status, out, err = train(folder, '--init_from=resume', '--out_dir=out/ended')
+    assert status == 0 and 'better than the end' not in out, err
 
 
 def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained, tmp_path):
