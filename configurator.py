@@ -108,9 +108,8 @@ def one_line(kind, error, trace):
 def command(script, **flags):
     """A command to paste, as in: python train.py --out_dir="out/my run". Windows' cmd knows double quotes alone."""
     def quote(value):
-        if re.fullmatch(r'[\w.,:/+@-]+', value, re.ASCII):
-            return value
-        return f'"{value}"' if not re.search(r'["$`%!]|\\\\|\\$', value) else shlex.quote(value)
+        quoted = shlex.quote(value)
+        return quoted if quoted == value or re.search(r'["$`%!]|\\\\|\\$', value) else f'"{value}"'
     return ' '.join(['python', script, *(f'--{name}={quote(str(value))}' for name, value in flags.items())])
 
 

@@ -238,10 +238,13 @@ if __name__ == '__main__':
     if not file:
         print(NOTES)
     else:   # one's own questions: which were not right?
-        hits = round(result['acc'] * len(items))
-        print(f'{hits} of {len(items)} right. Guessing gets as many or more with a probability of '
-              f'{luck([1 / len(item.choices) for item in items], hits):.2g}. Where it was not right, it prefers:')
+        wrong = []
         for item, score in zip(items, scores):
             likeliest = max(range(len(score)), key=score.__getitem__)
             if likeliest != item.right or score.count(max(score)) > 1:
-                print(f'- {item.contexts[likeliest]} {item.choices[likeliest]}'.replace('\n', ' '))
+                wrong.append(f'- {item.contexts[likeliest]} {item.choices[likeliest]}'.replace('\n', ' '))
+        hits = len(items) - len(wrong)
+        by_luck = luck([1 / len(item.choices) for item in items], hits)
+        said = (f'{hits} of {len(items)} right. Guessing gets as many or more with a probability of {by_luck:.2g}. '
+                'Where it was not right, it prefers:')
+        print('\n'.join([said, *wrong]))

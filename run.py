@@ -163,9 +163,10 @@ def restore_model(checkpoint, spelling, path, lora_rank=0):
 
 def newest_checkpoint(out_dir):
     """Of a run's folder best.pt, else ckpt.pt; or the checkpoint that was named instead of its folder."""
-    if str(out_dir).endswith('.pt'):
-        return pathlib.Path(out_dir)
-    best, last = pathlib.Path(out_dir) / 'best.pt', pathlib.Path(out_dir) / 'ckpt.pt'
+    path = pathlib.Path(out_dir)
+    if path.suffix == '.pt':
+        return path
+    best, last = path / 'best.pt', path / 'ckpt.pt'
     return last if last.exists() and not best.exists() else best
 
 

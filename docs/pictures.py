@@ -172,10 +172,10 @@ def surprise(tokens, bits, likeliest):
     picture.line([(634, 270), (666, 270)], arrow=True)
     picture.text(680, 14, 'What will come next?', 17, anchor='start')
     for i, (token, p) in enumerate(likeliest.items()):
-        y = 62 + 42 * i
+        y, length = 62 + 42 * i, max(140 * p, 2.0)
         picture.text(784, y, token.strip(), 17, anchor='end')
-        picture.add('rect', x=794, y=y - 13, width=max(140 * p, 2.0), height=26, fill=PURPLE)
-        picture.text(802 + max(140 * p, 2.0), y, f'{p:.1%}', 17, anchor='start')
+        picture.add('rect', x=794, y=y - 13, width=length, height=26, fill=PURPLE)
+        picture.text(802 + length, y, f'{p:.1%}', 17, anchor='start')
     return picture
 
 

@@ -66,6 +66,7 @@ def test_the_quick_start_trains_a_model_that_beats_xz(clone, quick):
 
 def test_what_the_quick_start_says_next_works(clone, quick):
     following = re.search(r'^next: (python .*)$', quick, re.M)[1]
+    assert f'next: {following}\n' in README
     assert shell(clone, following + ' --max_new_tokens=20 --seed=1').strip()   # a new text
 
 
