@@ -123,12 +123,12 @@ def rotate(x, angles):
     return turned.type_as(x)
 
 
-def attend(q, k, v, causal=True):
+def attend(q, k, v, causal=True, mask=None):
     """softmax(q k' / sqrt(K)) v, without ever holding all of q k'. The T queries are the last T
-    of the P positions of k and v, and a causal one sees nothing after its own. k and v may have
-    fewer heads, each for several of q. (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K)"""
+    of the P positions of k and v, and a causal one sees nothing after its own; a mask says what else
+    it sees. k and v may have fewer heads, each for several of q.
+    (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K)"""
     T, P = q.size(2), k.size(2)
-    mask = None
     if causal and 1 < T < P:   # PyTorch's own causal mask is for T = P
         mask = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and T == P, enable_gqa=True)
@@ -152,13 +152,13 @@ class Attention(nn.Module):
         """(B, T, H K) -> (B, H, T, K)"""
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
-    def forward(self, x, angles, cache=None):
+    def forward(self, x, angles, cache=None, mask=None):
         q = rotate(self.heads(self.query(x)), angles)                   # (B, T, C) -> (B, H, T, K)
         k = rotate(self.heads(self.key(x)), angles)                     # (B, n_kv_head, T, K)
         v = self.heads(self.value(x))                                   # (B, n_kv_head, T, K)
         if cache is not None:                                         # in generation: see chapter 4
             k, v = cache.append(k, v)                             # now with those of earlier tokens
-        y = attend(q, k, v, self.causal)                                # (B, H, T, K)
+        y = attend(q, k, v, self.causal, mask)                          # (B, H, T, K)
         return self.out(y.transpose(1, 2).flatten(2))                   # (B, T, C)
 
 
@@ -189,8 +189,8 @@ class Block(nn.Module):
         self.ffn = FeedForward(config.n_embd, config.d_ff, config.ffn)
         self.dropout = dropout
 
-    def forward(self, x, angles, cache=None):
-        x = x + self.dropout(self.attn(self.attn_norm(x), angles, cache))
+    def forward(self, x, angles, cache=None, mask=None):
+        x = x + self.dropout(self.attn(self.attn_norm(x), angles, cache, mask))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
@@ -317,7 +317,7 @@ def grow_tree(spelling, counts, S):
     symbols[ids] = torch.tensor([list(spelling[i]) + [END] * (S - len(spelling[i])) for i in ids.tolist()])
     counts = torch.as_tensor(counts)[ids].double() + 1  # (M), and 1, so that no token is impossible
     n_forks = torch.zeros(V, dtype=torch.long)
-    forks = torch.zeros(V, S, dtype=torch.long)
+    forks = torch.full((V, S), -1)
     taken = torch.zeros(V, S, dtype=torch.long)
     places, log_counts = [], []
     beginning = torch.zeros(len(ids), dtype=torch.long)      # (M), each token's first `place` symbols, as an index
@@ -340,15 +340,16 @@ def grow_tree(spelling, counts, S):
     return dict(symbols=symbols,                             # (V, S), bytes and END
                 length=(symbols != END).sum(1) + 1,          # (V), how many symbols
                 n_forks=n_forks,                   # (V), how many forks a token passes; 0: no token
-                forks=forks,                                 # (V, S), their numbers, then zeros
+                forks=forks,                                 # (V, S), their numbers, then -1
                 taken=taken,                   # (V, S), the symbols that it takes there, then zeros
-                place=torch.tensor(places),                  # (N), of the symbol that is chosen
-                log_counts=torch.cat(log_counts))            # (N, 257), -inf for a symbol that can't follow
+                place=torch.tensor(places + [S]),  # (N + 1), of the symbol that is chosen; S is of no fork
+                log_counts=torch.cat(log_counts + [torch.zeros(1, 257)]))  # (N + 1, 257), -inf for what can't follow
 
 
-def by_size(sizes):
+def by_size(sizes, multiple, most):
     """(M) sizes -> yields each size above 0 that occurs, with the indices (n) of the items that
-    have it."""
+    have it; sizes are rounded up to a multiple first, or to the most."""
+    sizes = ((sizes + multiple - 1) // multiple * multiple).clamp(max=most)
     order = sizes.argsort(stable=True)   # so that rounding doesn't depend on the number of threads
     for size, which in enumerate(order.split(sizes.bincount().tolist())):
         if size > 0 and len(which) > 0:
@@ -383,17 +384,27 @@ class BytePool(nn.Module):
         for name, table in grow_tree(spelling, counts, self.S).items():
             self.register_buffer(name, table.to(self.head.weight.device), persistent=False)
 
+    def multiple(self):
+        """Tokens of one length are read and spelled together. On a GPU a small product takes as long
+        as a larger one, so lengths are rounded up: 4 for 1 to 4. What is after a token's end then
+        isn't seen and isn't counted."""
+        return 4 if self.head.weight.is_cuda else 1
+
     @torch.compiler.disable   # the shapes in here are others at each step
     def embed(self, idx):
         """(B, T) ids -> (B, T, C). A vector depends on the token alone, so each distinct one is
         encoded once."""
         tokens, where = idx.unique(return_inverse=True)                 # (M), (B, T)
         vectors = self.norm.weight.new_empty(len(tokens), self.pool.out_features)     # (M, C)
-        for L, which in by_size(self.length[tokens]):
-            x = self.byte_in(self.symbols[tokens[which], :L])           # (n, L, D)
+        for L, which in by_size(self.length[tokens], self.multiple(), self.S):
+            symbols = self.symbols[tokens[which], :L]                   # (n, L)
+            inside = F.pad(symbols[:, :-1] != END, (1, 0), value=True)  # (n, L)
+            mask = inside[:, None, None] if self.multiple() > 1 else None             # (n, 1, 1, L)
+            x = self.byte_in(symbols)                                   # (n, L, D)
             for block in self.encoder:
-                x = block(x, self.rotary(0, L))
-            vectors[which] = self.pool(x.mean(1)).type_as(vectors)      # (n, C)
+                x = block(x, self.rotary(0, L), mask=mask)
+            mean = (x * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)       # (n, D)
+            vectors[which] = self.pool(mean).type_as(vectors)           # (n, C)
         return F.embedding(where, vectors)                              # (B, T, C)
 
     def decode(self, h, tokens, L):
@@ -418,12 +429,12 @@ class BytePool(nn.Module):
         """(B, T, C) states, (B, T) targets -> (B, T, S) nats of each symbol at its place in the
         token, nan where it was no choice."""
         h, tokens = h.flatten(0, 1), targets.flatten()                  # (M, C), (M)
-        nats = self.log_counts.new_full((len(tokens), self.S), math.nan)
+        nats = self.log_counts.new_full((len(tokens), self.S + 1), math.nan)
         nats[self.n_forks[tokens] == 0] = math.inf                      # an id without a token
-        for L, which in by_size(self.n_forks[tokens]):
+        for L, which in by_size(self.n_forks[tokens], self.multiple(), self.S - 1):
             places = self.place[self.forks[tokens[which], :L]]          # (n, L)
             nats[which[:, None], places] = self.nll_of_forks(h[which], tokens[which], L)
-        return nats.view(*targets.shape, -1)
+        return nats[:, :self.S].unflatten(0, targets.shape)             # no fork's nats are left out
 
     def nll(self, h, targets):
         return self.nll_of_symbols(h, targets).nansum(-1)              # (B, T, C), (B, T) -> (B, T)

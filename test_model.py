@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import END, GPT, Config, Dropout, LayerCache, LoRA, Rotary, TokenTable, attend, choose, rotate
+from model import END, GPT, BytePool, Config, Dropout, LayerCache, LoRA, Rotary, TokenTable, attend, choose, rotate
 from muon import Muon, orthogonalise
 
 TINY = dict(vocab_size=97, block_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=48)
@@ -228,7 +228,9 @@ def naive_spelling(model, h, choices):
     return costs
 
 
-def test_spelling_costs_what_the_naive_formula_says_whatever_else_is_in_the_batch():
+@pytest.mark.parametrize('multiple', [1, 4])   # on a CPU, on a GPU
+def test_spelling_costs_what_the_naive_formula_says_whatever_else_is_in_the_batch(multiple, monkeypatch):
+    monkeypatch.setattr(BytePool, 'multiple', lambda self: multiple)
     model = tiny(**BYTES)
     idx, targets = tokens(2, 64), torch.cat((torch.arange(96), tokens(32))).view(2, 64)   # every token
     with torch.no_grad():
@@ -245,6 +247,18 @@ def test_spelling_costs_what_the_naive_formula_says_whatever_else_is_in_the_batc
         torch.testing.assert_close(model(idx, targets), nats.nansum(-1))
         alone = [model(idx[:1, :t + 1], targets[:1, :t + 1])[0, -1] for t in range(64)]
         torch.testing.assert_close(model(idx, targets)[0], torch.stack(alone), atol=2e-5, rtol=1e-5)
+
+
+def test_lengths_that_are_rounded_up_change_no_loss_and_no_gradient(monkeypatch):
+    found = []
+    for multiple in (1, 2, 4, 16):
+        monkeypatch.setattr(BytePool, 'multiple', lambda self: multiple)
+        model = tiny(**BYTES).double()
+        nll = model(tokens(2, 64), tokens(2, 64, seed=2))
+        nll.sum().backward()
+        found.append([nll.detach(), *(p.grad for p in model.parameters())])
+    for rounded in found[1:]:
+        torch.testing.assert_close(rounded, found[0], atol=1e-11, rtol=1e-8)
 
 
 def test_what_only_one_symbol_can_follow_costs_nothing_and_an_id_without_a_token_is_impossible():
