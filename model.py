@@ -217,7 +217,7 @@ class TokenTable(nn.Module):
         largest tensor of the step by far: they are made some rows at a time, and if they are too
         many to keep, they are forgotten and made again for the gradient."""
         V = self.head.out_features
-        rows = 2**24 // V + 1
+        rows = (2**27 if h.is_cuda else 2**24) // V + 1   # each piece adds to the head's gradient
         chunks = zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows))
         if targets.numel() * V <= self.kept_logits:
             nll = [self.nll_of_rows(*chunk) for chunk in chunks]

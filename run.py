@@ -221,6 +221,8 @@ def earlier_run(settings, given):
             if (resume or name in before) and not isinstance(before.get(name), kinds):
                 fail(f'{path}: not a checkpoint of train.py (its {name} is {before.get(name)!r})')
         before.pop('out_dir', None)   # the folder may have been renamed
+        if not resume:
+            before.pop('device', None)   # it was trained on another machine, maybe
     else:
         before = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
         if not before.get('lora_rank'):   # it may get adapters

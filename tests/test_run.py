@@ -131,3 +131,11 @@ def test_an_output_bias_starts_at_the_log_counts(folder):
     counts = torch.arange(300.0)
     model = runs.build_model(Config(**SHAPE, output_bias=True), [b'x'] * 300, counts)
     torch.testing.assert_close(model.tokens.head.bias.softmax(0), (counts + 1) / (counts + 1).sum())
+
+
+def test_a_run_is_evaluated_on_another_machine_than_it_was_trained_on(folder):
+    change(folder, settings=dict(device='cuda', split='val', eval_only=False))
+    settings = dict(out_dir=str(folder), init_from='scratch', eval_only=True, device='auto', split='test',
+                    batch_size=1, grad_accum=1)
+    runs.earlier_run(settings, {'eval_only', 'split'})
+    assert settings['device'] == 'auto' and settings['split'] == 'test'
