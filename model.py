@@ -125,8 +125,8 @@ def rotate(x, angles):
 
 def attend(q, k, v, causal=True, mask=None):
     """softmax(q k' / sqrt(K)) v, without ever holding all of q k'. The T queries are the last T
-    of the P positions of k and v, and a causal one sees nothing after its own; a mask says what else
-    it sees. k and v may have fewer heads, each for several of q.
+    of the P positions of k and v. A causal one sees nothing after its own; a mask is True where it
+    may look. k and v may have fewer heads, each for several of q.
     (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K)"""
     T, P = q.size(2), k.size(2)
     if causal and 1 < T < P:   # PyTorch's own causal mask is for T = P
@@ -337,13 +337,15 @@ def grow_tree(spelling, counts, S):
         taken[tokens, n_forks[tokens]] = symbols[tokens, place]
         n_forks[tokens] += 1
         beginning = edge                                 # edges are numbered, and so are their ends
+    places.append(S)                                         # the last is no fork, number -1
+    log_counts.append(torch.zeros(1, 257))
     return dict(symbols=symbols,                             # (V, S), bytes and END
                 length=(symbols != END).sum(1) + 1,          # (V), how many symbols
                 n_forks=n_forks,                   # (V), how many forks a token passes; 0: no token
                 forks=forks,                                 # (V, S), their numbers, then -1
                 taken=taken,                   # (V, S), the symbols that it takes there, then zeros
-                place=torch.tensor(places + [S]),  # (N + 1), of the symbol that is chosen; S is of no fork
-                log_counts=torch.cat(log_counts + [torch.zeros(1, 257)]))  # (N + 1, 257), -inf for what can't follow
+                place=torch.tensor(places),                  # (N + 1), of the symbol that is chosen
+                log_counts=torch.cat(log_counts))    # (N + 1, 257), -inf for what can't follow
 
 
 def by_size(sizes, multiple, most):
@@ -385,9 +387,9 @@ class BytePool(nn.Module):
             self.register_buffer(name, table.to(self.head.weight.device), persistent=False)
 
     def multiple(self):
-        """Tokens of one length are read and spelled together. On a GPU a small product takes as long
-        as a larger one, so lengths are rounded up: 4 for 1 to 4. What is after a token's end then
-        isn't seen and isn't counted."""
+        """Tokens of one length go together. On a GPU, where a small product takes as long as a
+        larger one, lengths are rounded up to a multiple of 4. What is after a token's end is
+        neither seen nor counted."""
         return 4 if self.head.weight.is_cuda else 1
 
     @torch.compiler.disable   # the shapes in here are others at each step
@@ -399,11 +401,11 @@ class BytePool(nn.Module):
         for L, which in by_size(self.length[tokens], self.multiple(), self.S):
             symbols = self.symbols[tokens[which], :L]                   # (n, L)
             inside = F.pad(symbols[:, :-1] != END, (1, 0), value=True)  # (n, L)
-            mask = inside[:, None, None] if self.multiple() > 1 else None             # (n, 1, 1, L)
+            mask = inside[:, None, None] if self.multiple() > 1 else None   # (n, 1, 1, L)
             x = self.byte_in(symbols)                                   # (n, L, D)
             for block in self.encoder:
                 x = block(x, self.rotary(0, L), mask=mask)
-            mean = (x * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)       # (n, D)
+            mean = (x * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)   # (n, D)
             vectors[which] = self.pool(mean).type_as(vectors)           # (n, C)
         return F.embedding(where, vectors)                              # (B, T, C)
 

@@ -100,7 +100,7 @@ def draw(names, curves):
             else:
                 picture.text(x + 8, top - 2 + 20 * order.index(i), f'↑ {bits:.2f}', 15, colour, 'start')
         heights.append(max(points[-1][1], heights[-1] + 22 if heights else top))   # names don't overlap
-        picture.text(right + 14, heights[-1], names[i], 16, colour, anchor='start')
+        picture.text(points[-1][0] + 14, heights[-1], names[i], 16, colour, anchor='start')
     return picture
 
 

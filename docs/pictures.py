@@ -369,7 +369,7 @@ def main():
     counts = np.bincount(np.fromfile(folder / 'train.bin', meta['dtype']), minlength=encoding.n_vocab)
     tree = grow_tree(tokenizers.spelling(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
     pictures = dict(
-        surprise=lambda: surprise(*asked(ROOT / 'pretrained/byte_10m', PROMPT)),
+        surprise=lambda: surprise(*asked(ROOT / 'pretrained/tiny_10m', PROMPT)),
         pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),
         tree=lambda: tree_of_choices(tree, encoding.encode_ordinary(WORD)[0]),
         transformer=lambda: transformer(planned().config), parameters=lambda: parameters(sizes()),

@@ -56,7 +56,7 @@ def test_the_picture_of_the_tree_tells_of_forks_and_what_is_free():
 
 
 def test_the_picture_of_surprise_has_the_bits_and_the_chances_of_the_model_that_comes_along():
-    model, tokenizer, _ = runs.load_run(ROOT / 'pretrained/byte_10m')
+    model, tokenizer, _ = runs.load_run(ROOT / 'pretrained/tiny_10m')
     ids = [tokenizer.eot_token, *tokenizer.encode_ordinary(pictures.PROMPT)]
     every = torch.arange(tokenizer.n_vocab)
     with torch.no_grad():   # each token's cost from the tokens before it, without log_probs()
