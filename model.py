@@ -125,8 +125,8 @@ def rotate(x, angles):
 
 def attend(q, k, v, causal=True, mask=None):
     """softmax(q k' / sqrt(K)) v, without ever holding all of q k'. The T queries are the last T
-    of the P positions of k and v. A causal one sees nothing after its own; a mask is True where it
-    may look. k and v may have fewer heads, each for several of q.
+    of the P positions of k and v. A causal one sees nothing after its own and takes no mask;
+    another looks where the mask is True. k and v may have fewer heads, each for several of q.
     (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K)"""
     T, P = q.size(2), k.size(2)
     if causal and 1 < T < P:   # PyTorch's own causal mask is for T = P
@@ -217,7 +217,7 @@ class TokenTable(nn.Module):
         largest tensor of the step by far: they are made some rows at a time, and if they are too
         many to keep, they are forgotten and made again for the gradient."""
         V = self.head.out_features
-        rows = (2**27 if h.is_cuda else 2**24) // V + 1   # each piece adds to the head's gradient
+        rows = (self.kept_logits if h.is_cuda else 2**24) // V + 1   # each adds to all of the head's gradient
         chunks = zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows))
         if targets.numel() * V <= self.kept_logits:
             nll = [self.nll_of_rows(*chunk) for chunk in chunks]
@@ -337,7 +337,7 @@ def grow_tree(spelling, counts, S):
         taken[tokens, n_forks[tokens]] = symbols[tokens, place]
         n_forks[tokens] += 1
         beginning = edge                                 # edges are numbered, and so are their ends
-    places.append(S)                                         # the last is no fork, number -1
+    places.append(S)              # number -1 stands for no fork; what is at place S is thrown away
     log_counts.append(torch.zeros(1, 257))
     return dict(symbols=symbols,                             # (V, S), bytes and END
                 length=(symbols != END).sum(1) + 1,          # (V), how many symbols
@@ -349,8 +349,8 @@ def grow_tree(spelling, counts, S):
 
 
 def by_size(sizes, multiple, most):
-    """(M) sizes -> yields each size above 0 that occurs, with the indices (n) of the items that
-    have it; sizes are rounded up to a multiple first, or to the most."""
+    """(M) sizes, rounded up to a multiple, but not above `most` -> yields each size above 0 that
+    occurs, with the indices (n) of the items that have it."""
     sizes = ((sizes + multiple - 1) // multiple * multiple).clamp(max=most)
     order = sizes.argsort(stable=True)   # so that rounding doesn't depend on the number of threads
     for size, which in enumerate(order.split(sizes.bincount().tolist())):
@@ -387,9 +387,9 @@ class BytePool(nn.Module):
             self.register_buffer(name, table.to(self.head.weight.device), persistent=False)
 
     def multiple(self):
-        """Tokens of one length go together. On a GPU, where a small product takes as long as a
-        larger one, lengths are rounded up to a multiple of 4. What is after a token's end is
-        neither seen nor counted."""
+        """To which multiple lengths and numbers of forks are rounded up, so that more tokens go
+        together: 4 on a GPU, where a small product takes as long as a larger one. What is after a
+        token's end is neither seen nor counted."""
         return 4 if self.head.weight.is_cuda else 1
 
     @torch.compiler.disable   # the shapes in here are others at each step
@@ -399,13 +399,13 @@ class BytePool(nn.Module):
         tokens, where = idx.unique(return_inverse=True)                 # (M), (B, T)
         vectors = self.norm.weight.new_empty(len(tokens), self.pool.out_features)     # (M, C)
         for L, which in by_size(self.length[tokens], self.multiple(), self.S):
-            symbols = self.symbols[tokens[which], :L]                   # (n, L)
-            inside = F.pad(symbols[:, :-1] != END, (1, 0), value=True)  # (n, L)
+            length = self.length[tokens[which], None]                   # (n, 1)
+            inside = torch.arange(L, device=idx.device) < length        # (n, L)
             mask = inside[:, None, None] if self.multiple() > 1 else None   # (n, 1, 1, L)
-            x = self.byte_in(symbols)                                   # (n, L, D)
+            x = self.byte_in(self.symbols[tokens[which], :L])           # (n, L, D)
             for block in self.encoder:
                 x = block(x, self.rotary(0, L), mask=mask)
-            mean = (x * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)   # (n, D)
+            mean = (x * inside[..., None]).sum(1) / length              # (n, D)
             vectors[which] = self.pool(mean).type_as(vectors)           # (n, C)
         return F.embedding(where, vectors)                              # (B, T, C)
 
@@ -413,7 +413,8 @@ class BytePool(nn.Module):
         """(n, C) states, (n) tokens that may follow them -> (n, L, 257), logits of the symbols
         at their first L forks. Each fork has a slice of h of its own (as MegaByte's bytes do,
         arXiv 2305.07185) and hears what was taken at the one before; the blocks are causal. The
-        network only has to correct the frequencies of the training text."""
+        network only has to correct the frequencies of the training text. After a token's last fork
+        they mean nothing."""
         D = self.head.in_features
         before = F.pad(self.taken[tokens, :L - 1], (1, 0), value=END)   # (n, L)
         slices = F.linear(h, self.slices.weight[:L * D])                # (n, L D)
@@ -431,12 +432,12 @@ class BytePool(nn.Module):
         """(B, T, C) states, (B, T) targets -> (B, T, S) nats of each symbol at its place in the
         token, nan where it was no choice."""
         h, tokens = h.flatten(0, 1), targets.flatten()                  # (M, C), (M)
-        nats = self.log_counts.new_full((len(tokens), self.S + 1), math.nan)
+        nats = self.log_counts.new_full((len(tokens), self.S + 1), math.nan)   # the last is of no fork
         nats[self.n_forks[tokens] == 0] = math.inf                      # an id without a token
         for L, which in by_size(self.n_forks[tokens], self.multiple(), self.S - 1):
             places = self.place[self.forks[tokens[which], :L]]          # (n, L)
             nats[which[:, None], places] = self.nll_of_forks(h[which], tokens[which], L)
-        return nats[:, :self.S].unflatten(0, targets.shape)             # no fork's nats are left out
+        return nats[:, :self.S].unflatten(0, targets.shape)             # (B, T, S)
 
     def nll(self, h, targets):
         return self.nll_of_symbols(h, targets).nansum(-1)              # (B, T, C), (B, T) -> (B, T)

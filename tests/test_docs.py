@@ -32,7 +32,7 @@ PICTURES = ['transformer', 'parameters', 'schedules', *STUDIES]   # which depend
 
 
 def copy(folder):
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns('data', 'out', '.git', '__pycache__'))
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns('data', 'out', '.*', '__pycache__'))
     return folder
 
 

@@ -4,7 +4,6 @@ Kernels of a GPU add in other orders than a CPU's, and some in another order eac
 is one), so nothing here is equal bit for bit. `off` measures how far results are apart, relative to their size.
 """
 import contextlib
-import functools
 import math
 import subprocess
 import sys

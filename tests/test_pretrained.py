@@ -17,7 +17,7 @@ def test_it_is_small_enough_to_clone(folder):
     assert sum(file.stat().st_size for file in folder.iterdir() if not file.name.startswith('mc_')) <= 11e6
 
 
-def test_it_writes_english_that_its_decoder_can_only_have_learned(folder):
+def test_it_goes_on_with_common_words(folder):
     status, out, err = run(ROOT, 'sample.py', f'--out_dir={folder}', '--prompt=The capital of France is', '--temperature=0',
                            '--max_new_tokens=20', '--device=cpu', '--dtype=float32')
     assert status == 0, err
@@ -54,3 +54,6 @@ def test_its_card_says_what_its_checkpoint_says(folder):
     settings = checkpoint['settings']
     tokens = checkpoint['iter'] * settings['batch_size'] * settings['grad_accum'] * checkpoint['config']['block_size']
     assert f'{tokens:,} tokens' in card and 'CC BY-SA' in card
+    results = (ROOT / 'docs/results.md').read_text(encoding='utf-8')
+    bits, blimp = re.search(r'\*\*([\d.]+) bits per byte', card)[1], re.search(r'BLiMP.*\| ([\d.]+) %', card)[1]
+    assert f'**{bits}**' in results and f'| {blimp}/' in results

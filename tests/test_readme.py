@@ -30,7 +30,7 @@ def commands(heading):
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
     folder = tmp_path_factory.mktemp('clone') / 'nanoSTLM'
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns('data', 'out', '.git', '__pycache__'))
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns('data', 'out', '.*', '__pycache__'))
     return folder
 
 
