@@ -81,7 +81,7 @@ def test_the_lines_of_python_work_as_written(clone, quick):
     lines, = blocks('In Python', 'python')
     (clone / 'lines.py').write_text(lines, encoding='utf-8')
     printed = shell(clone, 'python lines.py').strip()
-    likeliest, new = (ast.literal_eval(part) for part in re.fullmatch(r'(\[.*\]) (b.*)', printed).groups())
+    likeliest, new = (ast.literal_eval(part) for part in re.fullmatch(r'(\[.*?\]) (b.*)', printed).groups())
     assert len({*likeliest}) == 10 and all(isinstance(token, bytes) for token in [*likeliest, new]) and new
 
 
