@@ -217,7 +217,7 @@ class TokenTable(nn.Module):
         largest tensor of the step by far: they are made some rows at a time, and if they are too
         many to keep, they are forgotten and made again for the gradient."""
         V = self.head.out_features
-        rows = (self.kept_logits if h.is_cuda else 2**24) // V + 1   # each adds to all of the head's gradient
+        rows = (self.kept_logits if h.is_cuda else 2**24) // V + 1   # each adds to head's gradient
         chunks = zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows))
         if targets.numel() * V <= self.kept_logits:
             nll = [self.nll_of_rows(*chunk) for chunk in chunks]
@@ -432,7 +432,7 @@ class BytePool(nn.Module):
         """(B, T, C) states, (B, T) targets -> (B, T, S) nats of each symbol at its place in the
         token, nan where it was no choice."""
         h, tokens = h.flatten(0, 1), targets.flatten()                  # (M, C), (M)
-        nats = self.log_counts.new_full((len(tokens), self.S + 1), math.nan)   # the last is of no fork
+        nats = self.log_counts.new_full((len(tokens), self.S + 1), math.nan)   # last: of no fork
         nats[self.n_forks[tokens] == 0] = math.inf                      # an id without a token
         for L, which in by_size(self.n_forks[tokens], self.multiple(), self.S - 1):
             places = self.place[self.forks[tokens[which], :L]]          # (n, L)

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
@@ -54,6 +55,11 @@ def run(cwd, script, *args, input='', first=list, after=None, send=signal.SIGKIL
             process.join()
         # as bytes: reading text would turn the carriage return after a line of progress into a line's end
         return process.exitcode, *((files / name).read_bytes().decode() for name in ('out', 'err'))
+
+
+def copy_repository(folder):
+    """A copy to change, without what was made in this one: data, runs, an environment."""
+    return shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns('data', 'out', '.*', '__pycache__'))
 
 
 def set_clock_back():

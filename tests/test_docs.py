@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ import torch
 import prepare_wiki
 import run as runs
 import train
-from helpers import ROOT, SMALL, fails_in_one_line, run, story
+from helpers import ROOT, SMALL, copy_repository, fails_in_one_line, run, story
 from model import GPT, Config, grow_tree
 from prepare_wiki import split_of
 
@@ -29,11 +28,6 @@ import pictures
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 STUDIES = [name for name in pictures.STUDIES if pictures.table_file(name).exists()]
 PICTURES = ['transformer', 'parameters', 'schedules', *STUDIES]   # which depend on the code and on tables, not on a text
-
-
-def copy(folder):
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns('data', 'out', '.*', '__pycache__'))
-    return folder
 
 
 # ---- pictures
@@ -212,7 +206,7 @@ def test_the_notebook_runs_cell_by_cell(tmp_path, monkeypatch):
     notebook = json.loads((ROOT / 'docs/lesson.ipynb').read_text(encoding='utf-8'))
     cells = [''.join(cell['source']) for cell in notebook['cells'] if cell['cell_type'] == 'code']
     assert not any(cell.get('outputs') for cell in notebook['cells'])
-    clone = copy(tmp_path / 'nanoSTLM')
+    clone = copy_repository(tmp_path / 'nanoSTLM')
     (clone / 'mine.txt').write_text(story(), encoding='utf-8')
     assert run(clone, 'prepare_wiki.py', '--input=mine.txt', '--dataset=mine', '--tokenizer=bpe300')[0] == 0
     short = ' '.join([*SMALL, '--dataset=mine', '--tokenizer=bpe300', '--n_layer=4', '--n_head=4', '--block_size=64'])
@@ -241,7 +235,7 @@ def test_each_exercise_has_a_solution_and_a_heading():
 
 @pytest.mark.parametrize('patch', PATCHES, ids=lambda patch: patch.stem)
 def test_a_solution_turns_its_exercise_from_red_to_green(patch, tmp_path):
-    clone = copy(tmp_path / 'nanoSTLM')
+    clone = copy_repository(tmp_path / 'nanoSTLM')
     number = f'--number={int(patch.stem[:2])}'
 
     script = clone / 'docs/exercises.py'

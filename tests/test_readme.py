@@ -2,7 +2,6 @@
 import ast
 import lzma
 import re
-import shutil
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ import pytest
 
 import prepare_wiki
 import tokenizer as tokenizers
-from helpers import ROOT
+from helpers import ROOT, copy_repository
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
@@ -29,9 +28,7 @@ def commands(heading):
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('clone') / 'nanoSTLM'
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns('data', 'out', '.*', '__pycache__'))
-    return folder
+    return copy_repository(tmp_path_factory.mktemp('clone') / 'nanoSTLM')
 
 
 def shell(clone, command):
