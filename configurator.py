@@ -11,16 +11,21 @@ import builtins
 import difflib
 import os
 import pathlib
-import re
-import shlex
 import symtable
 import sys
-import time
 import traceback
 import types
 
 LARGEST = 10**11   # of a number that makes sense as a setting
-FIRST = os.environ.get('RANK', '0') == '0'   # of the processes that torchrun starts; it speaks for all
+ROOT = pathlib.Path(__file__).resolve().parent
+
+
+class Failure(Exception):
+    """What a user can cause. Its message says in one line what happened, with which value, and what to do; a script
+    prints that line and ends, a notebook gets an exception."""
+
+    def __str__(self):
+        return ' '.join(super().__str__().split())
 
 
 def configure(namespace, at_least={}, one_of={}, argv=None):
@@ -32,6 +37,7 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
             encoding = None if stream.isatty() else 'utf-8'
             stream.reconfigure(encoding=encoding, errors='backslashreplace')
     script = pathlib.Path(namespace['__file__'])
+    shown = f'-m tools.{script.stem}' if script.parent.name == 'tools' else script.name
     argv = sys.argv[1:] if argv is None else argv
     about = read_settings(script)   # {name: (default, comment, types)}
     settings = {name: namespace[name] for name in about}
@@ -42,12 +48,12 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
             name += '_'
         if name not in settings:
             near = difflib.get_close_matches(name, settings, 1, cutoff=0)[0]
-            fail(f'{where}: no setting is called {name}; did you mean {near}? All: {script.name} --help')
+            raise Failure(f'{where}: no setting is called {name}; did you mean {near}? All: {shown} --help')
         kinds = about[name][2] or [type(settings[name])]
         settings[name] = convert(value, kinds, f'{where}: {name}')
         given.append(name)
         if name == 'idea' and value:
-            about.update(settings_of_idea(script.parent, value))
+            about.update(settings_of_idea(value))
             for more in about:
                 settings.setdefault(more, about[more][0])
 
@@ -55,12 +61,12 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
         if arg in ('-h', '--help'):
             continue
         if not arg.startswith('--'):
-            for name, value in run_file(arg, settings, script.parent).items():
+            for name, value in run_file(arg, settings).items():
                 put(name, value, arg)
             continue
         name, equals, text = arg.removeprefix('--').partition('=')
         if not equals:
-            fail(f'{arg}: a flag needs a value: {arg}=VALUE (all flags: {script.name} --help)')
+            raise Failure(f'{arg}: a flag needs a value: {arg}=VALUE (all flags: {shown} --help)')
         put(name.replace('-', '_'), text, arg)
 
     if '-h' in argv or '--help' in argv:
@@ -76,24 +82,21 @@ def configure(namespace, at_least={}, one_of={}, argv=None):
     for name, value in settings.items():
         if type(value) in (int, float):
             if value > LARGEST:
-                fail(f'{name}={value} must be at most {LARGEST:,}')
+                raise Failure(f'{name}={value} must be at most {LARGEST:,}')
             if not value >= least.get(name, -LARGEST):   # nan is neither
-                fail(f'{name}={value} must be at least {least.get(name, -LARGEST):,}')
+                raise Failure(f'{name}={value} must be at least {least.get(name, -LARGEST):,}')
         if name in one_of and value not in one_of[name].split():
-            fail(f"{name}={value} must be one of: {', '.join(one_of[name].split())}")
+            raise Failure(f"{name}={value} must be one of: {', '.join(one_of[name].split())}")
     namespace.update(settings)
     return settings, given
-
-
-def fail(message):
-    """End with one line."""
-    sys.exit(' '.join(str(message).split()) if FIRST else 1)
 
 
 def one_line(kind, error, trace):
     """What a user can cause ends in one line; anything else is our mistake and keeps its traceback."""
     where = getattr(error, 'filename', None)
-    if isinstance(error, MemoryError) or kind.__name__ == 'OutOfMemoryError' or "can't allocate memory" in str(error):
+    if isinstance(error, Failure):
+        line = str(error)
+    elif isinstance(error, MemoryError) or kind.__name__ == 'OutOfMemoryError' or "can't allocate memory" in str(error):
         line = 'out of memory: give a smaller --batch_size (with train.py a larger --grad_accum) or --num_samples'
     elif isinstance(error, (KeyboardInterrupt, BrokenPipeError)):
         line = 'interrupted' if kind is KeyboardInterrupt else ''
@@ -101,16 +104,10 @@ def one_line(kind, error, trace):
         line = f'{where}: {error.strerror}' if where else str(error)
     else:
         return sys.__excepthook__(kind, error, trace)
-    print(line, file=sys.stderr, flush=True)
-    os._exit(130 if kind is KeyboardInterrupt else 1)   # at once: a closed pipe can't be flushed
-
-
-def command(script, **flags):
-    """A command to paste, as in: python train.py --out_dir="out/my run". Windows' cmd knows double quotes alone."""
-    def quote(value):
-        quoted = shlex.quote(value)
-        return quoted if quoted == value or re.search(r'["$`%!]|\\\\|\\$', value) else f'"{value}"'
-    return ' '.join(['python', script, *(f'--{name}={quote(str(value))}' for name, value in flags.items())])
+    if os.environ.get('RANK', '0') == '0':   # of the processes that torchrun starts, the first speaks for all
+        print(line, file=sys.stderr, flush=True)
+    if kind in (KeyboardInterrupt, BrokenPipeError):
+        os._exit(130 if kind is KeyboardInterrupt else 1)   # at once: a closed pipe can't be flushed
 
 
 def read_settings(path, inside=''):
@@ -136,27 +133,21 @@ def read_settings(path, inside=''):
     return found
 
 
-def settings_of_idea(folder, idea):
-    """A file of ideas/ that has settings of its own, as scripts have them, is run and not named as an idea."""
-    is_script = {}
-    for file in sorted((folder / 'ideas').glob('[!_]*.py')):
-        is_script[file.stem] = 'configure(' in file.read_text(encoding='utf-8')
-    if is_script.get(idea):
-        fail(f'idea={idea}: ideas/{idea}.py is a script; run it: python ideas/{idea}.py --help')
-    if not idea.isidentifier() or idea not in is_script:
-        there = [name for name in is_script if not is_script[name]]
-        fail(f'idea={idea}: there is no ideas/{idea}.py, but there are: {", ".join(there) or "none"}')
-    return read_settings(folder / f'ideas/{idea}.py', 'Config')
+def settings_of_idea(idea):
+    there = sorted(file.stem for file in (ROOT / 'ideas').glob('[!_]*.py'))
+    if idea not in there:
+        raise Failure(f'idea={idea}: there is no ideas/{idea}.py, but there are: {", ".join(there) or "none"}')
+    return read_settings(ROOT / f'ideas/{idea}.py', 'Config')
 
 
-def run_file(path, settings, script_folder):
+def run_file(path, settings):
     """{name: value} of what a config file sets, in whatever way: what differs afterwards, and what
     it assigns itself. It sees the settings; _underscored names are its own."""
     file = pathlib.Path(path)
     if not file.is_file():
-        file = script_folder / path
+        file = ROOT / path
     if not file.is_file():
-        fail(f'{path}: no such config file (a setting is --name=value)')
+        raise Failure(f'{path}: no such config file (a setting is --name=value)')
     names = dict(settings)
     try:
         source = file.read_text(encoding='utf-8-sig')   # a BOM is no error
@@ -164,7 +155,7 @@ def run_file(path, settings, script_folder):
     except Exception as error:
         trace = traceback.extract_tb(error.__traceback__)
         lines = [f', line {at.lineno}' for at in trace if at.filename == path]
-        fail(f'{path}{"".join(lines[-1:])}: {type(error).__name__}: {error}')
+        raise Failure(f'{path}{"".join(lines[-1:])}: {type(error).__name__}: {error}')
     symbols = symtable.symtable(source, path, 'exec').get_symbols()
     assigned = {symbol.get_name() for symbol in symbols if symbol.is_assigned()}
     found = {}
@@ -196,39 +187,5 @@ def convert(value, kinds, where):
         value = int(value)
     if type(value) not in kinds:
         names = ' or '.join(kind.__name__ for kind in kinds)
-        fail(f'{where}={text!r:.80} is not of type {names}')
+        raise Failure(f'{where}={text!r:.80} is not of type {names}')
     return value
-
-
-def duration(seconds):
-    """How long it takes: 0:42, 2:05:30, or 3.4 days."""
-    if not seconds < 2 * 86400:
-        return f'{seconds / 86400:,.1f} days'
-    minutes, seconds = divmod(int(seconds), 60)
-    return f'{minutes}:{seconds:02}' if minutes < 60 else f'{minutes // 60}:{minutes % 60:02}:{seconds:02}'
-
-
-class Progress:
-    """progress(done), done from `first` to 1, shows one line, each second; what is printed next
-    overwrites it. With the size of the whole in bytes it says the rate."""
-
-    def __init__(self, what, first=0.0, size=0):
-        self.what, self.first, self.size = what, first, size
-        self.start = self.shown = time.monotonic()
-
-    def __call__(self, done):
-        now = time.monotonic()
-        if not FIRST or now - self.shown < 1 or done <= self.first:
-            return
-        self.shown = now
-        speed = (done - self.first) / (now - self.start)
-        rate = f'{self.size * speed / 1e6:.1f} MB/s, ' if self.size else ''
-        line = f'{self.what}: {done:4.0%}, {rate}{duration((1 - done) / speed)} left'
-        try:
-            print(line.ljust(60), end='\r', file=sys.stderr, flush=True)
-        except OSError:
-            pass   # a terminal that was closed is no reason to stop
-
-    def end(self, result):
-        seconds = time.monotonic() - self.start
-        print(f'{self.what}: {result}, {seconds:.1f} s'.ljust(60), flush=True)

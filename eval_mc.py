@@ -21,7 +21,9 @@ batch_tokens = 4096       # read at once; fewer need less memory
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'            # bfloat16 where the hardware computes in it; float32 for the harness's numbers
 
-from configurator import Progress, configure, fail
+from configurator import configure, Failure
+
+from stlm.console import Progress
 if __name__ == '__main__':
     configure(globals(), one_of=dict(dtype='auto bfloat16 float32'),
               at_least={0: 'num_fewshot limit', 1: 'batch_tokens'})
@@ -34,10 +36,10 @@ from statistics import fmean, stdev
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from download import write_whole
+from stlm.files import write_whole
 from model import LayerCache
-from questions import NOTES, PUBLISHED, load
-from run import load_run, newest_checkpoint, pick_device
+from stlm.questions import NOTES, PUBLISHED, load
+from stlm.run import load_run, newest_checkpoint, pick_device
 
 # --------------------------------------------------------------------------------------------------
 # Scores
@@ -150,7 +152,7 @@ def evaluate(model, tokenizer, items, batch_tokens=4096, progress=lambda done: N
         for context, choice in zip(item.contexts, item.choices):
             start, ids = encode(tokenizer, context, ' ' + choice)
             if not 0 < len(ids) <= most:
-                fail(f'{choice[:40]!r}: a choice of {len(ids)} tokens; this model reads 1 to {most}')
+                raise Failure(f'{choice[:40]!r}: a choice of {len(ids)} tokens; this model reads 1 to {most}')
             questions[-1].append((start, ids))
     scores = log_probs(model, questions, batch_tokens, progress)
     return metrics(items, scores), scores

@@ -584,5 +584,5 @@ class GPT(Transformer):
 
 
 if __name__ == '__main__':   # python model.py config/byte_10m.py: its parameters and their shapes
-    import run
+    from stlm import run
     run.print_parts(sys.argv[1:])

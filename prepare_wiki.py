@@ -1,5 +1,5 @@
 """
-Documents (documents.py) -> token files.
+Documents (stlm/documents.py) -> token files.
 
     python prepare_wiki.py                                 # Simple English Wikipedia, gpt2
     python prepare_wiki.py --tokenizer=byte --source=sbert # another tokenizer, another copy of it
@@ -23,7 +23,9 @@ val_fraction = 0.0       # of documents, for each of val and test; 0: 0.01 for s
 data_dir = 'data'        # where the data sets are, and downloads/
 check = False            # prepare nothing: compare the hashes of a data set that is there
 
-from configurator import Progress, command, configure
+from configurator import configure, Failure
+
+from stlm.console import command, Progress
 if __name__ == '__main__':
     configure(globals(), one_of=dict(source='cohere sbert wikimedia'))
 
@@ -40,10 +42,10 @@ import re
 import shutil
 import sys
 
-from documents import clean, download_wikipedia, input_files, pydocs, read_files
-from download import fingerprint, lock, write_whole
-from tokenizer import END, count_words, named_ranks, spec_of, train_bpe
-from tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
+from stlm.documents import clean, download_wikipedia, input_files, pydocs, read_files
+from stlm.files import fingerprint, lock, write_whole
+from stlm.tokenizer import END, count_words, named_ranks, spec_of, train_bpe
+from stlm.tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
 KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # without --input, and their usual tokenizer
@@ -72,7 +74,7 @@ def split_small(texts, val_fraction):
         return by_hash, BY_HASH
     size = sum(map(len, texts))
     if size < 100:
-        sys.exit(f'{size} characters are too few for a training, a validation and a test split: give more text')
+        raise Failure(f'{size} characters are too few for a training, a validation and a test split: give more text')
     n = int(len(texts) * val_fraction)
     if n:
         how = 'the last documents are val and test'
@@ -104,11 +106,11 @@ def cut(texts, place, slack):
 def find(dataset, tokenizer, data_dir):
     """A data set's folder, and its tokenizer if that is given as a folder's, else None."""
     if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # of , and : train.py makes a mix
-        sys.exit(f'dataset={dataset}: a name has letters, digits, blanks, and single . _ + - alone')
+        raise Failure(f'dataset={dataset}: a name has letters, digits, blanks, and single . _ + - alone')
     if re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', tokenizer):
         return pathlib.Path(data_dir, f'{dataset}-{tokenizer}'), None
     if not os.path.isdir(tokenizer):
-        sys.exit(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192), nor a folder')
+        raise Failure(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192), nor a folder')
     made = load_tokenizer(None, tokenizer)
     return pathlib.Path(data_dir, f'{dataset}-{made.name}'), made
 
@@ -118,7 +120,7 @@ def ready_tokenizer(name):
     if not name.startswith('bpe'):
         return make_tokenizer(name, named_ranks(name), end_of_text=255 if name == 'byte' else 50256)
     if not 257 < int(name[3:]) <= 2**16:
-        sys.exit(f'tokenizer={name}: N must be more than 257 and at most 65536')
+        raise Failure(f'tokenizer={name}: N must be more than 257 and at most 65536')
 
 
 def load(dataset, tokenizer, data_dir='data'):
@@ -127,14 +129,14 @@ def load(dataset, tokenizer, data_dir='data'):
     if not (folder / 'meta.json').exists():
         if dataset not in KNOWN:
             own = command('prepare_wiki.py', input='FILE', dataset=dataset, tokenizer=tokenizer)
-            sys.exit(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: {own}')
+            raise Failure(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: {own}')
         print(f'{folder} is not there yet: preparing it')
         prepare(dataset, tokenizer, data_dir=data_dir)
     again = f'delete {folder} and prepare it again'
     try:
         meta = json.loads((folder / 'meta.json').read_bytes())
         if meta['format'] != FORMAT:
-            sys.exit(f"{folder}: in format {meta['format']}, this code reads {FORMAT}; {again}")
+            raise Failure(f"{folder}: in format {meta['format']}, this code reads {FORMAT}; {again}")
         if meta.pop('check') != hash_of(meta):
             raise ValueError('meta.json has changed since it was written')
         for split, has in meta['splits'].items():
@@ -142,9 +144,9 @@ def load(dataset, tokenizer, data_dir='data'):
             if size != right:
                 raise ValueError(f'{split}.bin has {size:,} bytes, not {right:,}')
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        sys.exit(f'{folder}: damaged ({error}); {again}')
+        raise Failure(f'{folder}: damaged ({error}); {again}')
     if made and spec_of(made) != meta['tokenizer']:
-        sys.exit(f'{folder}: made with another tokenizer than {tokenizer}; {again}')
+        raise Failure(f'{folder}: made with another tokenizer than {tokenizer}; {again}')
     return folder, meta
 
 
@@ -158,22 +160,22 @@ def check_files(folder, meta):
     load_tokenizer(meta['tokenizer'], folder)
     for split, has in meta['splits'].items():
         if fingerprint(folder / f'{split}.bin')['sha256'] != has['sha256']:
-            sys.exit(f'{folder / split}.bin: not the file that was written; delete {folder} and prepare it again')
+            raise Failure(f'{folder / split}.bin: not the file that was written; delete {folder} and prepare it again')
 
 
 def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', source='cohere'):
     """Write the data set in a folder beside it, which then takes its place: whole or not at all."""
     if not 0 <= val_fraction < 0.5:
-        sys.exit(f'val_fraction={val_fraction} must be between 0 and 0.5')
+        raise Failure(f'val_fraction={val_fraction} must be between 0 and 0.5')
     if not input and dataset not in KNOWN:
-        sys.exit(f'dataset={dataset} is not a known one ({", ".join(KNOWN)}); for your own text add --input=FILE')
+        raise Failure(f'dataset={dataset} is not a known one ({", ".join(KNOWN)}); for your own text add --input=FILE')
     if input and dataset in KNOWN:
-        sys.exit(f'--input with --dataset={dataset}: that name is taken, give yours another: --dataset=NAME')
+        raise Failure(f'--input with --dataset={dataset}: that name is taken, give yours another: --dataset=NAME')
     folder, made = find(dataset, tokenizer, data_dir)
     made = made or ready_tokenizer(tokenizer)   # if it can't be had, say so before anything is downloaded
     folder = folder.resolve()   # a link stays, and what it leads to is replaced
     if folder.exists() and not (folder / 'meta.json').exists() and any(folder.iterdir()):
-        sys.exit(f'{folder}: has files, but no meta.json of a data set; move it away first')
+        raise Failure(f'{folder}: has files, but no meta.json of a data set; move it away first')
     work = folder.with_name(f'{folder.name}.part')
     new, old, wikipedia = work / 'new', work / 'old', dataset == 'simplewiki'
     try:
@@ -196,9 +198,9 @@ def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', sou
                 put_back(old, folder)
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        sys.exit(f'{error.filename or work}: {error.strerror}; nothing was kept')
+        raise Failure(f'{error.filename or work}: {error.strerror}; nothing was kept')
     except ValueError as error:   # of tiktoken, at a million blanks in a row
-        sys.exit(f"tokenizer={tokenizer}: a document that it can't encode ({error}); nothing was kept")
+        raise Failure(f"tokenizer={tokenizer}: a document that it can't encode ({error}); nothing was kept")
 
 
 def put_back(old, folder):
@@ -214,7 +216,7 @@ def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
     texts = clean(documents(progress), wikipedia, left_out)
     held, small = hold(texts)
     if not held:
-        sys.exit(f'{files[0]["file"]}: empty, there is no text in it')
+        raise Failure(f'{files[0]["file"]}: empty, there is no text in it')
     if small:
         parts, how = split_small(held, val_fraction)
     else:
@@ -239,7 +241,7 @@ def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
     print(f'  split: {how}')
     for split, has in splits.items():
         if not has['documents']:
-            sys.exit(f'no document fell in {split} ({total["documents"]} in all): give more, or shorter, documents')
+            raise Failure(f'no document fell in {split} ({total["documents"]} in all): give more, or shorter, documents')
         print('  {:5}  {documents:8,} documents  {tokens:11,} tokens  {bytes:11,} bytes'.format(split, **has))
         path = folder / f'{split}.bin'
         has['sha256'] = fingerprint(path)['sha256']

@@ -21,13 +21,13 @@ seed = 0                  # the same seed, the same text; 0 draws a new one
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'            # bfloat16, float32, or int8 (CPU, faster); auto is bfloat16 where the hardware computes in it
 
-from configurator import configure, fail
+from configurator import configure, Failure
 configure(globals(), one_of=dict(dtype='auto bfloat16 float32 int8'),
           at_least={0: 'temperature top_k top seed', 1: 'num_samples max_new_tokens'})
 if not 0 < top_p <= 1:
-    fail(f'top_p={top_p} must be above 0 and at most 1')
+    raise Failure(f'top_p={top_p} must be above 0 and at most 1')
 if 0 < temperature < 1e-3:   # its inverse would overflow
-    fail(f'temperature={temperature} must be 0 or at least 0.001')
+    raise Failure(f'temperature={temperature} must be 0 or at least 0.001')
 
 import codecs
 import math
@@ -38,9 +38,9 @@ from html import escape
 
 import torch
 
-import fast
-import run
-import tokenizer as tokenizers
+from stlm import fast
+from stlm import run
+from stlm import tokenizer as tokenizers
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Bits of each token</title>
 <style>:root { color-scheme: light dark } body { font: 1.2em/1.9 sans-serif; max-width: 45em; margin: 2em auto; padding: 0 1em }
@@ -57,7 +57,7 @@ def read_prompt(prompt):
         prompt.encode()   # fails at bytes of a terminal in another encoding than the system's
         return prompt
     except UnicodeError as error:
-        fail(f'--prompt={prompt!a}: not UTF-8 at {error.start} (a terminal in another encoding?); '
+        raise Failure(f'--prompt={prompt!a}: not UTF-8 at {error.start} (a terminal in another encoding?); '
              'write it to a file')
 
 
@@ -125,7 +125,7 @@ ids = [encoding.eot_token, *encoding.encode_ordinary(text)]   # every training d
 
 if top or show_tokens:
     if len(ids) - show_tokens > model.config.block_size or show_tokens and len(ids) == 1:
-        fail(f'the prompt has {len(ids) - 1} tokens; give it 1 to {model.config.block_size - 1}')
+        raise Failure(f'the prompt has {len(ids) - 1} tokens; give it 1 to {model.config.block_size - 1}')
     idx = torch.tensor([ids], device=device)                                     # (1, T)
     with torch.no_grad(), autocast:
         if top:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from model import END, GPT, BytePool, Config, Dropout, LayerCache, LoRA, Rotary, TokenTable, attend, choose, rotate
-from muon import Muon, orthogonalise
+from stlm.muon import Muon, orthogonalise
 
 TINY = dict(vocab_size=97, block_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=48)
 

@@ -69,7 +69,9 @@ device = 'auto'                # cuda, mps or cpu; auto takes the first of them 
 dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 compile = False                # torch.compile, on CUDA only
 
-from configurator import Progress, command, configure, duration, fail
+from configurator import configure, Failure
+
+from stlm.console import command, duration, Progress
 if __name__ == '__main__':
     settings, given = configure(globals(), one_of=dict(
         ffn='swiglu gelu', embedding='table byte_pool', share='none ffn block', optimizer='adamw muon',
@@ -96,13 +98,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
-import download
-import muon
+from stlm import muon
 import prepare_wiki
-import run
-import tokenizer as tokenizers
-from batches import Mix, Order, count_tokens, load_blocks, open_split, parse_mix
-from held_out import compressors, evaluate
+from stlm import run
+from stlm import tokenizer as tokenizers
+from stlm.batches import Mix, Order, count_tokens, load_blocks, open_split, parse_mix
+from stlm.held_out import compressors, evaluate
 from model import LoRA
 
 # ---------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def check_points(name, points, fits):
     except (TypeError, ValueError):
         good = False
     if not good:
-        fail(f'{name}={points} must be [(step, value), ...] with growing steps; of dropout, a '
+        raise Failure(f'{name}={points} must be [(step, value), ...] with growing steps; of dropout, a '
              'value is at least 0 and below 1; of shares, a list with a number for each data set')
 
 
@@ -170,7 +171,7 @@ if __name__ == '__main__':
     def stop(signum, frame):
         """Ctrl-C ends the step or the evaluation, saves and stops; a second one stops at once."""
         if stopped:
-            sys.exit('stopped without saving')
+            raise Failure('stopped without saving')
         stopped.append(signum)
 
     def watch(what):
@@ -185,7 +186,7 @@ if __name__ == '__main__':
 
     # settings: those of the run to go on with, or the shape of the run to start from, hold
     if out.resolve() in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
-        fail(f"out_dir='{out_dir}' must be a folder of the run's own, as out/quick")
+        raise Failure(f"out_dir='{out_dir}' must be a folder of the run's own, as out/quick")
     going_on = init_from == 'resume' or eval_only
     source, checkpoint = run.earlier_run(settings, given)
     globals().update(settings)
@@ -196,12 +197,12 @@ if __name__ == '__main__':
     check_points('shares', share_points,
                  lambda row: len(row) == len(mix) and min(row) >= 0 and 0 < sum(row) < math.inf)
     if beta2 >= 1 or ema >= 1 or stride > block_size:
-        fail(f'beta2={beta2} and ema={ema} must be below 1, stride={stride} at most {block_size=}')
+        raise Failure(f'beta2={beta2} and ema={ema} must be below 1, stride={stride} at most {block_size=}')
     if share == 'none' and (share_every or lora_rank and not checkpoint):
-        fail(f"share_every={share_every}, lora_rank={lora_rank}: these need share='ffn' or "
+        raise Failure(f"share_every={share_every}, lora_rank={lora_rank}: these need share='ffn' or "
              "'block'; lora_rank may also have a run to start from (--init_from=FOLDER)")
     if grad_accum % world:
-        fail(f'grad_accum={grad_accum} must be a multiple of the number of processes, {world}')
+        raise Failure(f'grad_accum={grad_accum} must be a multiple of the number of processes, {world}')
 
     # the machine; the other processes wait until the first has prepared and checked everything
     device, autocast, machine = run.pick_device(device, dtype, int(os.environ.get('LOCAL_RANK', 0)))
@@ -220,13 +221,13 @@ if __name__ == '__main__':
         if other_meta['tokenizer']['sha256'] != spec['sha256']:
             wanted = source.parent if checkpoint else folder
             again = command('prepare_wiki.py', input='FILE', dataset=name, tokenizer=wanted)
-            fail(f'{other} has another tokenizer than {wanted}; make it with that one: {again}')
+            raise Failure(f'{other} has another tokenizer than {wanted}; make it with that one: {again}')
     encoding = tokenizers.load(spec, folder)
     spelling = tokenizers.spelling(encoding)
     token_bytes = np.array([len(token or b'') for token in spelling])
     trained_on = [[meta['tokenizer']['sha256'], meta['splits']] for _, meta in sets]
     if going_on and not eval_only and str(checkpoint['data']) != str(trained_on):
-        fail(f'{folder}: not the data that {out_dir} was trained on; it was prepared again')
+        raise Failure(f'{folder}: not the data that {out_dir} was trained on; it was prepared again')
     files = [open_split(*data, 'train', block_size, train_tokens) for data in sets]
     n_train = sum(len(tokens) for tokens in files)
     shares_of_steps = along(share_points, np.arange(max_iters))               # (sets, steps)
@@ -251,7 +252,7 @@ if __name__ == '__main__':
         try:
             config = Config(vocab_size=spec['vocab_size'], max_bytes=spec['max_token_bytes'], **shape)
         except ValueError as error:
-            fail(error)
+            raise Failure(error)
         model = run.build_model(config, spelling, counts, idea)
     raw_model = model.to(device)   # without what compiling and DDP wrap around it
     config = model.config
@@ -294,7 +295,7 @@ if __name__ == '__main__':
     if going_on:
         it = checkpoint['iter']
         if it >= max_iters and (out / 'result.json').exists():
-            fail(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; '
+            raise Failure(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; '
                  'give a larger --max_iters')
         try:
             best, seconds = float(checkpoint['best']), float(checkpoint['seconds'])
@@ -312,7 +313,7 @@ if __name__ == '__main__':
                 averaged.load_state_dict(checkpoint['ema'])
             torch.set_rng_state(checkpoint['rng'])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            fail(f'{source}: not a state of training that this code can go on from '
+            raise Failure(f'{source}: not a state of training that this code can go on from '
                  f'({str(error)[:200]})')
         if rank > 0:
             torch.manual_seed(seed + rank + world * it)
@@ -377,7 +378,7 @@ if __name__ == '__main__':
                 dist.all_reduce(loss)   # the mean over the processes, as the gradient is
             loss = loss.item() / world
             if not math.isfinite(loss):
-                fail(f'step {it}: the loss is {loss}; lower the learning rate')
+                raise Failure(f'step {it}: the loss is {loss}; lower the learning rate')
             now = time.monotonic()
             speed = (it - line_it) * step_tokens / (now - line_time)
             left = (now - begun) / max(it - first, 1) * (max_iters - it)
@@ -390,7 +391,7 @@ if __name__ == '__main__':
                 nats, bpb, _ = evaluate(judged, sets, token_bytes, 'val', eval_tokens,
                                         progress=watch('evaluating val'), **how)
                 if not math.isfinite(nats):
-                    fail(f'step {it}: the held-out loss is {nats}; lower the learning rate. '
+                    raise Failure(f'step {it}: the held-out loss is {nats}; lower the learning rate. '
                          'The last checkpoint is kept')
                 say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')
                 if questions:
@@ -482,7 +483,7 @@ if __name__ == '__main__':
         result = so_far() | dict(val_bpb=bpb, best_bpb=best, flops_per_token=flops, parameters=parts,
                                  settings=settings, machine=machine, peak_memory=run.peak_memory(device))
         # that it is there means: finished
-        download.write_whole(out / 'result.json', json.dumps(result, indent=1).encode())
+        files.write_whole(out / 'result.json', json.dumps(result, indent=1).encode())
         say(f'checkpoint: {out / "best.pt"}, curve: {log_file}, '
             f'{result["seconds"] / 60:.1f} minutes, {result["peak_memory"] / 1e9:.1f} GB at most')
         if row['val_bpb'] > best:

@@ -1,5 +1,5 @@
 # 260,800 parameters, for a microcontroller: python train.py config/tiny_260k.py
-# Then python convert.py --out_dir=out/tiny_260k --to=llama2c --file=out/tiny_260k.bin: a megabyte for llama2.c's run.c,
+# Then python -m tools.convert --out_dir=out/tiny_260k --to=llama2c --file=out/tiny_260k.bin: a megabyte for llama2.c's run.c,
 # and with --to=llama2c_q8 under 0.3 MB for its runq.c. d_ff is a multiple of 32, so that 32 weights share a scale.
 out_dir = 'out/tiny_260k'
 dataset = 'pydocs'

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from configurator import Failure
 import model
-import run   # the one idea that needs another run
+from stlm import run   # the one idea that needs another run
 
 
 @dataclass
@@ -76,5 +77,5 @@ class GPT(model.GPT):
         teacher = run.load_run(self.config.teacher, idx.device)[0].requires_grad_(False)
         same = all(getattr(self.config, name) == getattr(teacher.config, name) for name in ('embedding', 'vocab_size'))
         if not same or teacher(idx, targets).mean() > math.log(self.config.vocab_size):
-            raise SystemExit(f'teacher={self.config.teacher} must have the same embedding and tokenizer')
+            raise Failure(f'teacher={self.config.teacher} must have the same embedding and tokenizer')
         return teacher

@@ -55,12 +55,12 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
-import convert
+from tools import convert
 import eval_mc
-import questions
-import tokenizer as tokenizers
+from stlm import questions
+from stlm import tokenizer as tokenizers
 from model import GPT, Config
-from run import keep_freed_memory, load_run
+from stlm.run import keep_freed_memory, load_run
 
 THEIRS = pathlib.Path(lm_eval.__file__).parent / 'tasks'
 logging.getLogger().setLevel(logging.ERROR)

@@ -23,19 +23,19 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / 'tests'))
 
-from configurator import configure, fail
+from configurator import configure, Failure
 configure(globals(), at_least={1: 'tokens'})
 
 import numpy as np
 
-import run as runs
+from stlm import run as runs
 from test_convert import forward, read_llama2c, read_vocabulary
 
 
 def output(*command):
     done = subprocess.run([str(part) for part in command], capture_output=True)
     if done.returncode:
-        fail(f'{command[0]}: {done.stderr.decode()}')
+        raise Failure(f'{command[0]}: {done.stderr.decode()}')
     return done.stdout.removesuffix(b'\n')
 
 
@@ -63,7 +63,7 @@ model, tokenizer, _ = runs.load_run(out_dir)
 with tempfile.TemporaryDirectory() as folder:
     paths = dict(llama2c=pathlib.Path(folder, 'model.bin'), llama2c_q8=pathlib.Path(folder, 'q8.bin'))
     for to, path in paths.items():
-        output(sys.executable, ROOT / 'convert.py', f'--out_dir={out_dir}', f'--to={to}', f'--file={path}')
+        output(sys.executable, ROOT / 'tools/convert.py', f'--out_dir={out_dir}', f'--to={to}', f'--file={path}')
 
     def theirs(program, to, n, prompt):
         return output(pathlib.Path(llama2c, program).resolve(), paths[to], '-z', pathlib.Path(folder, 'tokenizer.bin'),

@@ -41,14 +41,15 @@ configure(globals(), at_least={0: 'only seed minutes', 1: 'trials'})
 import requests
 import torch
 
-import batches
+from stlm import batches
 import configurator
-import download
+from stlm import console
+from stlm import download
 import eval_mc
 import model
 import prepare_wiki
-import run
-import tokenizer as tokenizers
+from stlm import run
+from stlm import tokenizer as tokenizers
 from helpers import ROOT, SMALL, story
 
 TEXTS = ['', ' ', 'x', '.', '..', '../../x', '/dev/null', ',', ':', 'a:1e400', 'book:1,book:2', '-', 'FILE:', 'resume',
@@ -61,7 +62,7 @@ TRAIN = ['--dataset=book', '--tokenizer=bpe300', *SMALL, '--n_byte_embd=8', '--n
          '--max_iters=2', '--log_interval=1', '--eval_interval=1', '--ema=0.5']
 COMMANDS = {
     'train.py': [*TRAIN, '--out_dir=out/new'], 'sample.py': ['--out_dir=out/table', '--max_new_tokens=3', '--seed=1'],
-    'eval_mc.py': ['--out_dir=out/table', '--file=own'], 'convert.py': ['--out_dir=out/table', '--to=int8', '--file=new'],
+    'eval_mc.py': ['--out_dir=out/table', '--file=own'], 'tools/convert.py': ['--out_dir=out/table', '--to=int8', '--file=new'],
     'prepare_wiki.py': ['--input=short.txt', '--dataset=short', '--tokenizer=bpe260']}
 LETTERS = [dict(text=f'answer {letter}', label=letter) for letter in 'ABC']
 QUESTIONS = {   # file: (task, one of its five records)
@@ -310,10 +311,9 @@ KINDS = dict(meta=lambda rng: in_data(rng, 'meta.json'), tokens=lambda rng: in_d
 
 def one_line(error):
     """Does a script that ends so say one line?"""
-    said = io.StringIO(str(error.code) if isinstance(error, SystemExit) else '')
-    if not isinstance(error, SystemExit):
-        with mock.patch('os._exit'), mock.patch('sys.__excepthook__'), contextlib.redirect_stderr(said):
-            configurator.one_line(type(error), error, error.__traceback__)
+    said = io.StringIO()
+    with mock.patch('os._exit'), mock.patch('sys.__excepthook__'), contextlib.redirect_stderr(said):
+        configurator.one_line(type(error), error, error.__traceback__)
     return len(said.getvalue().strip().splitlines()) == 1
 
 
@@ -363,7 +363,7 @@ def main():
     generate = model.GPT.generate
     model.GPT.generate = lambda *args, **settings: itertools.islice(generate(*args, **settings), 3)
     numbers = [only] if only else range(seed * 10**6, seed * 10**6 + trials)
-    ends, begun, progress = collections.Counter(), time.monotonic(), configurator.Progress('trials')
+    ends, begun, progress = collections.Counter(), time.monotonic(), console.Progress('trials')
     with tempfile.TemporaryDirectory() as folder:
         pristine, here = pathlib.Path(folder, 'pristine'), pathlib.Path(folder, 'a/b/c')   # .. stays inside
         for place in (here, pristine):   # ends in the latter

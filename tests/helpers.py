@@ -28,7 +28,8 @@ def script_process(cwd, path, args, env, first):
         setattr(sys, f'std{name}', open(fd, mode, 1 if fd == 2 else -1, encoding='utf-8'))
     os.chdir(cwd)
     os.environ.update(env)
-    sys.argv, sys.path[:0] = [path, *args], [os.path.dirname(path)]
+    folder = os.path.dirname(path)
+    sys.argv, sys.path[:0] = [path, *args], [folder.removesuffix('/tools')]
     signal.signal(signal.SIGINT, signal.default_int_handler)   # a test run in the background ignores it
     import torch
     torch.set_num_threads(1)

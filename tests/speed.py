@@ -43,7 +43,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configurator import configure
+from configurator import configure, Failure
 configure(globals(), at_least={0: 'steps peak', 1: 'rounds d_ff prompt new batch_size'},
           one_of=dict(job='train generate'))
 
@@ -58,7 +58,7 @@ def tokens_and_vocabulary():
     import torch
     if not text:
         return torch.randint(50257, (batch_size, T + 1)), None, None
-    import tokenizer
+    from stlm import tokenizer
     file = np.memmap(text, '<u2', 'r')
     found = tokenizer.load(None, pathlib.Path(text).parent)
     spelling = [*tokenizer.spelling(found), *[None] * (V - 50257)]
@@ -68,8 +68,8 @@ def tokens_and_vocabulary():
 
 def our_model(kind, where, context):
     """(model, tokens), of kind table, byte_pool, int8 or batch16."""
-    import fast
-    import run
+    from stlm import fast
+    from stlm import run
     run.keep_freed_memory()
     tokens, spelling, counts = tokens_and_vocabulary()
     from model import Config
@@ -96,7 +96,7 @@ def work():
     """For each line of standard input do the job once, and answer with tokens per second."""
     import contextlib
     import torch
-    import run
+    from stlm import run
     where, context, _ = run.pick_device(device, dtype)
     on_gpu = where.type == 'cuda'
     torch.manual_seed(0)
@@ -154,7 +154,7 @@ def ask(process):
         print('go', file=process.stdin, flush=True)
         return float(process.stdout.readline())
     except (OSError, ValueError):   # it is dead, or died
-        sys.exit(f'{process.args[-1]} ended without an answer; its error is above')
+        raise Failure(f'{process.args[-1]} ended without an answer; its error is above')
 
 
 def peak_of(where, machine):
@@ -184,15 +184,15 @@ def llama2c_rate(folder):
 
 
 def main():
-    import run
+    from stlm import run
     where, _, machine = run.pick_device(device, dtype)   # or the end, in one line
     names = ['nanogpt'] * bool(nanogpt) + ['table'] + ['byte_pool'] * bool(text)
     if job == 'generate':
         names += ['int8'] * (where.type == 'cpu') + ['batch16'] + ['llama2c'] * bool(llama2c)
     if nanogpt and not pathlib.Path(nanogpt, 'model.py').exists():
-        sys.exit(f'--nanogpt={nanogpt}: no model.py there; git clone https://github.com/karpathy/nanoGPT {nanogpt}')
+        raise Failure(f'--nanogpt={nanogpt}: no model.py there; git clone https://github.com/karpathy/nanoGPT {nanogpt}')
     if llama2c and not pathlib.Path(llama2c, 'run').exists():
-        sys.exit(f'--llama2c={llama2c}: no `run` there; {__doc__.splitlines()[5].strip()}')
+        raise Failure(f'--llama2c={llama2c}: no `run` there; {__doc__.splitlines()[5].strip()}')
     processes = {name: subprocess.Popen(
         [sys.executable, __file__, *sys.argv[1:], f'--worker={name}'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True) for name in names if name != 'llama2c'}

@@ -6,6 +6,8 @@ import time
 import pytest
 
 import configurator
+from stlm import console
+from configurator import Failure
 
 SCRIPT = '''
 """A script."""
@@ -22,14 +24,15 @@ later = 1            # not a setting
 
 
 @pytest.fixture
-def configure(tmp_path):
+def configure(tmp_path, monkeypatch):
+    monkeypatch.setattr(configurator, 'ROOT', tmp_path)
     script = tmp_path / 'script.py'
     script.write_text(SCRIPT)
 
     def run(*argv, config=None):
         if config is not None:
             (tmp_path / 'my.py').write_text(config)
-            argv = ('my.py', *argv)   # relative to the script
+            argv = ('my.py', *argv)   # relative to the repository
         namespace = {'__file__': str(script), '__doc__': 'A script.'}
         exec(SCRIPT.split('from configurator')[0], namespace)
         return configurator.configure(namespace, argv=argv, at_least={0: "learning_rate", 1: "max_iters"}, one_of={"name": "x a=b 1"})
@@ -53,7 +56,7 @@ def test_flags_get_the_type_of_their_default(configure, flag, name, value):
     (['--compile=maybe'], ['maybe', 'bool']), (['--max_iters'], ['--max_iters', 'VALUE']),
     (['--later=2'], ['later']), (['--max_iters=0'], ['max_iters=0', '1']), (['--name=y'], ['name=y', 'x, a=b']), (['nowhere.py'], ['nowhere.py']), (['-x'], ['-x'])])
 def test_a_wrong_flag_ends_in_one_line_that_names_it(configure, argv, words):
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(Failure) as error:
         configure(*argv)
     assert '\n' not in str(error.value) and all(word in str(error.value) for word in words)
 
@@ -62,7 +65,7 @@ def test_a_wrong_flag_ends_in_one_line_that_names_it(configure, argv, words):
     ('max_itres = 3', ['my.py', 'max_itres', 'max_iters']), ("max_iters = 'three'", ['my.py', 'three', 'int']),
     ('max_iters = ', ['my.py', 'SyntaxError', 'line 1']), ('max_iters = nmae', ['my.py', 'nmae'])])
 def test_so_does_a_wrong_config_file(configure, config, words):
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(Failure) as error:
         configure(config=config)
     assert '\n' not in str(error.value) and all(word in str(error.value) for word in words)
 
@@ -97,13 +100,13 @@ def test_a_config_sets_what_it_inherits_and_nothing_else(configure, config, tmp_
     (0.4, '0:00'), (59, '0:59'), (3599, '59:59'), (7530, '2:05:30'), (47.9 * 3600, '47:54:00'), (48 * 3600, '2.0 days'),
     (3.44 * 86400, '3.4 days'), (1e8, '1,157.4 days'), (float('inf'), 'inf days')])
 def test_a_duration_is_said_in_the_unit_that_it_needs(seconds, said):
-    assert configurator.duration(seconds) == said
+    assert console.duration(seconds) == said
 
 
 def test_the_time_that_is_left_may_be_days(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(time, 'monotonic', lambda: now[0])
-    progress = configurator.Progress('step 1')
+    progress = console.Progress('step 1')
     now[0] = 3600.0
     progress(0.01)   # 99 hours are left
     assert capsys.readouterr().err.startswith('step 1:   1%, 4.1 days left')
@@ -111,7 +114,7 @@ def test_the_time_that_is_left_may_be_days(monkeypatch, capsys):
 
 @pytest.mark.parametrize('value', ['out/my', 'out/my run', r'C:\my run', r'out\my', r'\\server\run', 'a\\', "it's", 'a "b"', '$HOME', '50%', '[(0, 1)]', 'é', ''])
 def test_a_command_to_paste_is_read_by_a_shell_as_it_was_meant(value):
-    line = configurator.command('train.py', out_dir=value)
+    line = console.command('train.py', out_dir=value)
     assert shlex.split(line) == ['python', 'train.py', f'--out_dir={value}']
     said = subprocess.run(['sh', '-c', line.replace('python train.py', "printf '%s'")], capture_output=True, text=True)
     assert said.stdout == f'--out_dir={value}'

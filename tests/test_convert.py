@@ -9,8 +9,8 @@ import torch
 
 from helpers import fails_in_one_line, run, story
 
-import run as runs
-import tokenizer as tokenizers
+from stlm import run as runs
+from stlm import tokenizer as tokenizers
 from model import Config
 
 SMALL = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, d_ff=96, block_size=64)
@@ -46,7 +46,7 @@ def make_run(folder, tokenizer=None, idea='', **changes):
 
 
 def converted(folder, *flags):
-    status, out, err = run(folder, 'convert.py', *flags)
+    status, out, err = run(folder, 'tools/convert.py', *flags)
     assert status == 0, err
     return out
 
@@ -156,8 +156,8 @@ def test_what_is_not_supported_is_one_line_that_names_it(tmp_path):
         else:
             content |= change
         (folder / file).write_text(json.dumps(content), encoding='utf-8')
-        fails_in_one_line(run(tmp_path, 'convert.py', f'--from={word}', '--out_dir=new'), word)
-    fails_in_one_line(run(tmp_path, 'convert.py', '--from=nowhere', '--out_dir=new'), 'nowhere')
+        fails_in_one_line(run(tmp_path, 'tools/convert.py', f'--from={word}', '--out_dir=new'), word)
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--from=nowhere', '--out_dir=new'), 'nowhere')
     assert not (tmp_path / 'new').exists()
 
 
@@ -166,13 +166,13 @@ def test_what_is_no_llama_is_one_line(tmp_path):
                                          (dict(embedding='byte_pool', n_byte_embd=32), 'byte_pool')]):
         make_run(tmp_path / str(i), **changes)
         for to in ('hf', 'llama2c'):
-            fails_in_one_line(run(tmp_path, 'convert.py', f'--out_dir={i}', f'--to={to}', '--file=x'), word, 'no Llama')
+            fails_in_one_line(run(tmp_path, 'tools/convert.py', f'--out_dir={i}', f'--to={to}', '--file=x'), word, 'no Llama')
     make_run(tmp_path / 'base', rope_base=500.0)
-    fails_in_one_line(run(tmp_path, 'convert.py', '--out_dir=base', '--to=llama2c', '--file=x'), '500')
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--out_dir=base', '--to=llama2c', '--file=x'), '500')
     for flags in [[], ['--to=hf'], ['--out_dir=base', '--to=hf'], ['--out_dir=base', '--to=gguf', '--file=x'],
                   ['--from=x', '--to=hf', '--out_dir=base', '--file=x']]:
-        fails_in_one_line(run(tmp_path, 'convert.py', *flags))
-    fails_in_one_line(run(tmp_path, 'convert.py', '--from=x', '--out_dir=base'), 'holds a run already')
+        fails_in_one_line(run(tmp_path, 'tools/convert.py', *flags))
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--from=x', '--out_dir=base'), 'holds a run already')
     assert not (tmp_path / 'x').exists()
 
 

@@ -14,16 +14,15 @@ import pytest
 import torch
 
 import prepare_wiki
-import run as runs
+from stlm import run as runs
 import train
 from helpers import ROOT, SMALL, copy_repository, fails_in_one_line, run, story
 from model import GPT, Config, grow_tree
 from prepare_wiki import split_of
 
-sys.path.insert(0, str(ROOT / 'docs'))
-import attention
-import curriculum
-import pictures
+from tools import attention
+from tools import curriculum
+from tools import pictures
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 STUDIES = [name for name in pictures.STUDIES if pictures.table_file(name).exists()]
@@ -99,7 +98,7 @@ def test_two_runs_are_compared_by_what_differs_and_by_their_logs(tmp_path):
     train = [*SMALL, '--dataset=mine', '--tokenizer=byte', '--max_iters=2', '--eval_interval=1']
     for name, layers in ('one', 1), ('two', 2):
         assert run(tmp_path, 'train.py', *train, f'--n_layer={layers}', f'--out_dir=out/{name}')[0] == 0
-    status, out, err = run(tmp_path, 'docs/compare.py', 'out/one', 'out/two')
+    status, out, err = run(tmp_path, 'tools/compare.py', 'out/one', 'out/two')
     assert status == 0, err
     table = [re.split(' {2,}', line) for line in out.splitlines()]
     assert table[:2] == [['', 'one', 'two'], ['n_layer', '1', '2']]   # and of the settings no other line
@@ -108,10 +107,10 @@ def test_two_runs_are_compared_by_what_differs_and_by_their_logs(tmp_path):
     assert [f'{float(bpb):.4f}' for bpb in last] == table[-3][1:] and table[-3][0] == 'bits per byte, last'
     picture = (tmp_path / 'compare.svg').read_text(encoding='utf-8')
     assert '>one</text>' in picture and '>two</text>' in picture and picture.count('<circle') in (2, 3)   # the start may be above the picture
-    fails_in_one_line(run(tmp_path, 'docs/compare.py'), 'folders')
-    fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one', 'out/three'), 'three', 'train first')
+    fails_in_one_line(run(tmp_path, 'tools/compare.py'), 'folders')
+    fails_in_one_line(run(tmp_path, 'tools/compare.py', 'out/one', 'out/three'), 'three', 'train first')
     (tmp_path / 'out/two/log.csv').write_text('iter;val_bpb\n0;2.5\n')
-    fails_in_one_line(run(tmp_path, 'docs/compare.py', 'out/one', 'out/two'), 'log.csv')
+    fails_in_one_line(run(tmp_path, 'tools/compare.py', 'out/one', 'out/two'), 'log.csv')
 
 # ---- the curriculum
 
@@ -151,7 +150,7 @@ def test_the_two_sets_have_every_article_once_each_in_the_split_that_it_had_in_t
     lines = [json.dumps(dict(text=text)) for text in [*texts, *texts[:9], ' ']]   # with some twice, and an empty one
     (tmp_path / 'in.jsonl').write_text('\n'.join(lines), encoding='utf-8')
     flags = '--input=in.jsonl', '--val_fraction=0.1'
-    status, _, err = run(tmp_path, 'docs/curriculum.py', *flags, '--tokenizer=byte')
+    status, _, err = run(tmp_path, 'tools/curriculum.py', *flags, '--tokenizer=byte')
     assert status == 0, err
     sets = [prepare_wiki.load(name, 'byte', tmp_path / 'data') for name in ('easy', 'hard')]
     assert sets[0][1]['tokenizer'] == sets[1][1]['tokenizer']
@@ -159,7 +158,7 @@ def test_the_two_sets_have_every_article_once_each_in_the_split_that_it_had_in_t
         found = [(folder / f'{split}.bin').read_bytes().split(b'\xff')[1:] for folder, _ in sets]
         assert found[0] and found[1]
         assert sorted(found[0] + found[1]) == sorted(text.encode() for text in texts if split_of(text, 0.1) == split)
-    fails_in_one_line(run(tmp_path, 'docs/curriculum.py', *flags, '--tokenizer=bpe300'), 'the same tokens')
+    fails_in_one_line(run(tmp_path, 'tools/curriculum.py', *flags, '--tokenizer=bpe300'), 'the same tokens')
 
 
 # ---- pages
@@ -238,7 +237,7 @@ def test_a_solution_turns_its_exercise_from_red_to_green(patch, tmp_path):
     clone = copy_repository(tmp_path / 'nanoSTLM')
     number = f'--number={int(patch.stem[:2])}'
 
-    script = clone / 'docs/exercises.py'
+    script = clone / 'tools/exercises.py'
     fails_in_one_line(run(clone, script, number), 'is red')
     subprocess.run(['git', 'apply', '-C1', str(patch)], cwd=clone, check=True)
     status, out, err = run(clone, script, number)

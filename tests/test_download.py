@@ -15,8 +15,9 @@ import time
 
 import pytest
 
-import download as download_module
-from download import download
+from configurator import Failure
+from stlm import download as download_module
+from stlm.download import download
 from helpers import ROOT, SMALL
 
 DATA = random.Random(0).randbytes(300_000)
@@ -96,7 +97,7 @@ def server(monkeypatch):
 
 def fails(*args):
     """The one line that the download ends in."""
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(Failure) as error:
         download(*args)
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
@@ -213,12 +214,12 @@ def test_a_file_that_changed_is_fetched_anew(server, tmp_path):
 
 def test_a_lock_keeps_others_away_until_it_is_closed_or_its_process_ends(tmp_path):
     held = download_module.lock(tmp_path / 'run')
-    with pytest.raises(SystemExit, match=f'run: another run is writing here .process {os.getpid()}.$'):
+    with pytest.raises(Failure, match=f'run: another run is writing here .process {os.getpid()}.$'):
         download_module.lock(tmp_path / 'run')
     held.close()
     with download_module.lock(tmp_path / 'run'):
         assert (tmp_path / 'run/.lock').read_text() == str(os.getpid())
-    code = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); import download; held = download.lock('run'); os.kill(os.getpid(), 9)"
+    code = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from stlm import files; held = files.lock('run'); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, '-c', code], cwd=tmp_path).returncode == -9
     download_module.lock(tmp_path / 'run').close()
 
@@ -228,10 +229,10 @@ def test_a_lock_that_its_owner_deletes_is_not_shared_with_a_later_one(tmp_path):
     held = download_module.lock(tmp_path)
     os.unlink(held.name)
     new = download_module.lock(tmp_path)
-    with pytest.raises(SystemExit, match='another run'):
+    with pytest.raises(Failure, match='another run'):
         download_module.lock(tmp_path)
     held.close()
-    with pytest.raises(SystemExit, match='another run'):
+    with pytest.raises(Failure, match='another run'):
         download_module.lock(tmp_path)
     new.close()
 
@@ -275,7 +276,8 @@ def python(server, folder, code, **kwargs):
     return subprocess.Popen([sys.executable, '-c', f'''
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import documents, download, prepare_wiki
+import prepare_wiki
+from stlm import documents, download
 download.PAUSE = 0.001
 documents.SOURCES['cohere'] = ({server.url!r}, {names!r})
 {code}'''], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8', **kwargs)

@@ -7,12 +7,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import eval_mc
-import questions
-import fast
-import held_out
-import muon
-import run
-import tokenizer
+from stlm import questions
+from stlm import fast
+from stlm import held_out
+from stlm import muon
+from stlm import run
+from stlm import tokenizer
 from model import Config
 
 SMALL = dict(vocab_size=256, block_size=16, n_layer=2, n_head=2, n_kv_head=1, n_embd=16, d_ff=32)

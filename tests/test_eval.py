@@ -19,11 +19,12 @@ import pytest
 import torch
 
 import eval_mc
-import questions
-import tokenizer as tokenizers
+from configurator import Failure
+from stlm import questions
+from stlm import tokenizer as tokenizers
 from helpers import ROOT, story
 from model import GPT, Config
-from run import FORMAT
+from stlm.run import FORMAT
 from test_model import BYTES, tiny
 
 
@@ -45,7 +46,7 @@ def exits(*words, lines=2):
             return self
 
         def __exit__(self, kind, error, trace):
-            assert kind is SystemExit and str(error).count('\n') < lines, (kind, error)
+            assert kind is Failure and str(error).count('\n') < lines, (kind, error)
             for word in words:
                 assert word in str(error), (word, str(error))
             return True

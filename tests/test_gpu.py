@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import run as runs
+from stlm import run as runs
 from helpers import ROOT, SMALL, story
 from model import LayerCache, TokenTable, attend, choose
-from muon import Muon
+from stlm.muon import Muon
 from test_model import BYTES, tiny, tokens
 
 DEVICE = 'cuda'

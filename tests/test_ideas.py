@@ -10,9 +10,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from configurator import Failure
 import model as plain
-import fast
-import run
+from stlm import fast
+from stlm import run
 from helpers import SMALL, fails_in_one_line, run as run_script, story
 from test_model import BYTES, COUNTS, SPELLING, TINY, tokens
 
@@ -284,7 +285,7 @@ def test_a_students_loss_mixes_what_came_with_what_the_teacher_expects(kind, mon
 
 def test_a_teacher_that_knows_nothing_of_the_tokens_is_refused(monkeypatch):
     monkeypatch.setattr(run, 'load_run', lambda *_: (tiny(''), None, None))   # wild: worse than ln V
-    with pytest.raises(SystemExit, match='same embedding and tokenizer'):
+    with pytest.raises(Failure, match='same embedding and tokenizer'):
         tiny('distillation', teacher='x').train()(tokens(2, 9), tokens(2, 9, seed=2))
 
 
@@ -358,7 +359,7 @@ def test_a_gap_is_filled_from_both_sides_and_unmarked_text_is_read_as_ever():
 
 def compressed(method, amount, steps):
     """A tiny model's matrices before and after, by name, and the compressed model."""
-    from ideas import compress
+    from tools import compress
     model = tiny('', share='block', lora_rank=2, n_layer=3)
     linears = {name: module for name, module in model.blocks.named_modules() if isinstance(module, torch.nn.Linear)}
     before = {name: linear.weight.detach().clone() for name, linear in linears.items()}
@@ -407,7 +408,7 @@ def test_rounded_weights_are_whole_numbers_of_their_row_and_at_first_the_nearest
     ('rounded', 4, 7680 / 2 + 4 * 224),
     ('lowrank', 0.5, 4 * (2 * 8 * (32 + 32) + 2 * 5 * (32 + 16) + 3 * 10 * (32 + 48)))])   # ranks 8, 5 and 10
 def test_bytes_are_those_of_a_count_by_hand(method, amount, size):
-    from ideas import compress
+    from tools import compress
     others = 97 * 32 + 3 * 32   # the table, and three norms
     assert compress.compress(tiny('', n_layer=1), getattr(compress, method), amount) == 4 * others + size
 
@@ -417,15 +418,15 @@ def test_the_script_makes_a_table_and_a_picture_of_a_run_and_is_no_idea_to_train
     data = ['--dataset=mine', '--tokenizer=bpe300']
     assert run_script(tmp_path, 'prepare_wiki.py', '--input=story.txt', *data)[0] == 0
     assert run_script(tmp_path, 'train.py', *data, *SMALL, '--max_iters=5', '--out_dir=out/a')[0] == 0
-    status, out, err = run_script(tmp_path, 'ideas/compress.py', '--out_dir=out/a', '--recovery=2', '--keep=[0.5, 0.1]')
+    status, out, err = run_script(tmp_path, 'tools/compress.py', '--out_dir=out/a', '--recovery=2', '--keep=[0.5, 0.1]')
     table = (tmp_path / 'out/a/compress.md').read_text(encoding='utf-8')
     assert table == out and len(table.splitlines()) == 2 + 1 + 2 * 2 + 2, err
     if importlib.util.find_spec('matplotlib'):
         assert status == 0 and (tmp_path / 'out/a/compress.png').exists(), err
     else:
         assert 'pip install matplotlib' in err
-    fails_in_one_line(run_script(tmp_path, 'ideas/compress.py', '--out_dir=out/a', '--keep=[2]'), 'keep=[2]')
+    fails_in_one_line(run_script(tmp_path, 'tools/compress.py', '--out_dir=out/a', '--keep=[2]'), 'keep=[2]')
     for args in (['--idea=compress'], ['--idea=compress', '--help'], ['--help', '--idea=compress']):
-        fails_in_one_line(run_script(tmp_path, 'train.py', *args), 'is a script', 'python ideas/compress.py')
+        fails_in_one_line(run_script(tmp_path, 'train.py', *args), 'is a script', 'python -m tools.compress')
     status, _, err = run_script(tmp_path, 'train.py', '--idea=nothing')
     assert 'experts' in err and 'compress' not in err

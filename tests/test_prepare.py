@@ -14,9 +14,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-import documents
+from configurator import Failure
+from stlm import documents
 import prepare_wiki
-import tokenizer
+from stlm import tokenizer
 from helpers import ROOT, fails_in_one_line, run, story
 
 
@@ -108,7 +109,7 @@ def test_without_pyarrow_parquet_fails_in_one_line_before_anything_is_downloaded
     monkeypatch.setattr(documents, 'download', lambda *args: pytest.fail('downloaded'))
     for call in (lambda: prepare_wiki.input_files(str(tmp_path)),
                  lambda: prepare_wiki.prepare('simplewiki', 'byte', data_dir=tmp_path, source='wikimedia')):
-        with pytest.raises(SystemExit, match='a?.parquet: .*pip install pyarrow'):
+        with pytest.raises(Failure, match='a?.parquet: .*pip install pyarrow'):
             call()
 
 
@@ -235,8 +236,8 @@ def test_a_second_preparation_is_refused_and_a_killed_ones_lock_is_no_obstacle(t
     code = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-import download
-held = download.lock('data/mine-byte.part')
+from stlm import files
+held = files.lock('data/mine-byte.part')
 print('ready', flush=True)
 time.sleep(60)"""
     other = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdout=subprocess.PIPE)
@@ -288,7 +289,7 @@ def test_a_death_between_the_two_renames_loses_nothing(tmp_path):
 
 def exits(call, *args):
     """The one line that a call ends in."""
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(Failure) as error:
         call(*args)
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)

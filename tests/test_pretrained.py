@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-import run as runs
+from stlm import run as runs
 from helpers import ROOT, run, story
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import prepare_wiki
-import tokenizer as tokenizers
+from stlm import tokenizer as tokenizers
 from helpers import ROOT, copy_repository
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')

@@ -4,8 +4,9 @@ import random
 import pytest
 import torch
 
-import run as runs
-import tokenizer as tokenizers
+from configurator import Failure
+from stlm import run as runs
+from stlm import tokenizer as tokenizers
 from model import Config
 
 SHAPE = dict(vocab_size=300, block_size=16, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, d_ff=48)
@@ -31,7 +32,7 @@ def change(folder, **values):
 
 
 def one_line(folder, *words):
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(Failure) as error:
         runs.load_run(folder)
     message = str(error.value)
     assert '\n' not in message and 'best.pt' in message, message
@@ -91,7 +92,7 @@ def test_another_tokenizer_beside_it_is_refused(folder):
     file = folder / 'tokenizer.tiktoken'
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b''.join(lines[:-1]))
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(Failure) as error:
         runs.load_run(folder)
     assert '\n' not in str(error.value)
 
@@ -109,7 +110,7 @@ def test_int8_rows_come_back_as_what_they_stand_for(folder):
 def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(folder, monkeypatch):
     before = (folder / 'best.pt').read_bytes()
     monkeypatch.setattr(torch, 'save', lambda state, file: file.write(b'half') and (_ for _ in ()).throw(OSError('disk full')))
-    with pytest.raises(SystemExit, match='disk full'):
+    with pytest.raises(Failure, match='disk full'):
         runs.save_checkpoint(folder / 'best.pt', {})
     assert (folder / 'best.pt').read_bytes() == before and not [*folder.glob('*.part')]
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-import run as runs
+from stlm import run as runs
 from helpers import SMALL, fails_in_one_line, run, story
 
 BYTES = ['--embedding=byte_pool', '--n_byte_embd=16', '--n_byte_head=2', '--n_encoder_layer=1']

@@ -9,7 +9,8 @@ import requests
 import tiktoken
 from tiktoken import _educational
 
-import tokenizer
+from configurator import Failure
+from stlm import tokenizer
 from helpers import story
 
 
@@ -92,7 +93,7 @@ def test_ids_may_begin_anywhere_and_a_byte_without_a_token_is_one_line(capfd, tm
     ranks = {bytes([b]): b + 17 for b in range(256) if b not in 'ã'.encode()} | {'é'.encode(): 400, b'12': 401}
     odd = tokenizer.make('odd', ranks, pattern=r'\p{N}|\P{N}+', end_of_text=0, vocab_size=500)
     assert odd.encode_ordinary('é12') == [400, ord('1') + 17, ord('2') + 17]   # digits one by one, as the pattern says
-    with pytest.raises(SystemExit, match=r"^tokenizer=odd has no token for 'ã' \(U\+00E3\)$"):
+    with pytest.raises(Failure, match=r"^tokenizer=odd has no token for 'ã' \(U\+00E3\)$"):
         odd.encode_ordinary('é12 pão')
     spelled = tokenizer.spelling(odd)
     assert len(spelled) == odd.n_vocab == 500 and spelled[0] == b'' and spelled[1] is None and spelled[17] == b'\0'
@@ -112,7 +113,7 @@ def test_what_is_saved_is_loaded_and_anything_else_is_one_line(trained, tmp_path
     others = [spec | change for change in (dict(vocab_size=299), dict(end_of_text=5), dict(max_token_bytes=2), dict(
         name='../x'), dict(sha256='0'), dict(pattern='('), dict(pattern=None), dict(name=3))] + [{}, [], 'byte']
     for wrong in others:
-        with pytest.raises(SystemExit) as error:
+        with pytest.raises(Failure) as error:
             tokenizer.load(wrong, tmp_path)
         assert len(str(error.value).splitlines()) == 1, wrong
     rng = random.Random(0)
@@ -122,7 +123,7 @@ def test_what_is_saved_is_loaded_and_anything_else_is_one_line(trained, tmp_path
         flip[rng.randrange(len(flip))] ^= 1
         for harm in b'', whole[:len(whole) // 2], bytes(flip), whole + b'QQ== 7\n', None:
             file.write_bytes(harm) if harm is not None else file.unlink()
-            with pytest.raises(SystemExit) as error:
+            with pytest.raises(Failure) as error:
                 tokenizer.load(None, tmp_path)
             assert len(str(error.value).splitlines()) == 1 and str(tmp_path) in str(error.value)
         file.write_bytes(whole)
@@ -134,7 +135,7 @@ def test_without_gpt2s_vocabulary_two_lines_say_which_files_to_get(tmp_path, mon
     def unreachable(name):
         raise requests.ConnectionError
     monkeypatch.setattr(tiktoken, 'get_encoding', unreachable)
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(Failure) as error:
         tokenizer.named_ranks('gpt2')
     first, second = str(error.value).splitlines()
     for file, saved in (('vocab.bpe', '6d1cbeee0f20b3d9449abfede4726ed8212e3aee'),   # what tiktoken 0.14.0 opens

@@ -18,9 +18,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from configurator import Failure
 import prepare_wiki
-import run as runs
-import tokenizer as tokenizers
+from stlm import run as runs
+from stlm import tokenizer as tokenizers
 import train as trainer
 from helpers import ROOT, SMALL, fails_in_one_line, run, set_clock_back, story
 
@@ -316,27 +317,28 @@ def test_a_run_that_ends_worse_than_it_was_says_so_and_both_states_can_be_read(t
 
 
 def test_a_study_runs_its_experiments_goes_on_and_refuses_other_settings(trained, tmp_path):
-    for name in ('model.py', 'muon.py', 'train.py', 'batches.py', 'held_out.py', 'run.py', 'tokenizer.py', 'prepare_wiki.py', 'documents.py', 'configurator.py', 'download.py'):
+    for name in ('model.py', 'train.py', 'prepare_wiki.py', 'configurator.py'):
         shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / 'docs').mkdir()
-    (tmp_path / 'assets').mkdir()
-    shutil.copy(ROOT / 'docs/pictures.py', tmp_path / 'docs')
-    study = (ROOT / 'docs/study.py').read_text(encoding='utf-8')
-    (tmp_path / 'docs/study.py').write_text(re.sub(r'STUDIES = dict\(', "STUDIES = dict(few={'a': {}, 'b, 2': dict(dropout=[[0, 0.1], [2, 0]])},", study))
+    for name in ('stlm', 'tools'):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ('docs', 'assets'):
+        (tmp_path / name).mkdir()
+    study = (ROOT / 'tools/study.py').read_text(encoding='utf-8')
+    (tmp_path / 'tools/study.py').write_text(re.sub(r'STUDIES = dict\(', "STUDIES = dict(few={'a': {}, 'b, 2': dict(dropout=[[0, 0.1], [2, 0]])},", study))
     args = ['--study=few', '--dataset=mine', '--seeds=2', f'--more={" ".join([*SMALL, "--tokenizer=bpe300", "--max_iters=2"])}'
             f' --data_dir={trained[0] / "data"}']
     shutil.copytree(trained[0] / 'data', tmp_path / 'data')
-    one = run(tmp_path, tmp_path / 'docs/study.py', *args, '--only=a')
+    one = run(tmp_path, tmp_path / 'tools/study.py', *args, '--only=a')
     assert (tmp_path / 'out/study/a-1338/result.json').exists() and not (tmp_path / 'out/study/b_2-1337').exists(), one
     stamp = (tmp_path / 'out/study/a-1337/result.json').stat().st_mtime_ns
-    _, out, _ = run(tmp_path, tmp_path / 'docs/study.py', *args)
+    _, out, _ = run(tmp_path, tmp_path / 'tools/study.py', *args)
     assert (tmp_path / 'out/study/a-1337/result.json').stat().st_mtime_ns == stamp   # not again
     bpb = [json.loads((tmp_path / f'out/study/b_2-{seed}/result.json').read_text())['val_bpb'] for seed in (1337, 1338)]
     table = (tmp_path / 'docs/few.md').read_text()
     assert f'{sum(bpb) / 2:.3f} ({min(bpb):.3f} to {max(bpb):.3f}, 2)' in table and table.strip() in out
     assert f'>{sum(bpb) / 2:.3f}<' in (tmp_path / 'assets/few.svg').read_text(encoding='utf-8')
     assert len((tmp_path / 'docs/few.csv').read_text().splitlines()) == 1 + 4 * 2
-    fails_in_one_line(run(tmp_path, tmp_path / 'docs/study.py', *args, '--dataset=other'), 'dataset', 'move it away')
+    fails_in_one_line(run(tmp_path, tmp_path / 'tools/study.py', *args, '--dataset=other'), 'dataset', 'move it away')
 
 
 def test_two_processes_train_the_same_model_as_one(trained):
@@ -447,7 +449,7 @@ def test_a_token_file_cut_while_training_is_one_line(trained, tmp_path):
     tokens = np.memmap(tmp_path / 'data/mine-bpe300/train.bin', '<u2', 'r')
     with open(tokens.filename, 'r+b') as file:
         file.truncate(4096)
-    with pytest.raises(SystemExit, match='become shorter'):
+    with pytest.raises(Failure, match='become shorter'):
         trainer.load_blocks([(tokens, 20000)], 32, 'cpu')
 
 

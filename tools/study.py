@@ -1,8 +1,8 @@
 """
 Experiments side by side, over seeds: one command runs a study, or goes on where it was stopped.
 
-    python docs/study.py --study=embedding --dataset=simplewiki
-    python docs/study.py --study=sharing --more="--device=cpu --max_iters=50"
+    python -m tools.study --study=embedding --dataset=simplewiki
+    python -m tools.study --study=sharing --more="--device=cpu --max_iters=50"
 
 Each run is `python train.py FLAGS --seed=S --out_dir=out/study/<name>-S`. What came of them goes to
 docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table; of the ideas docs/ideas_table.md) and
@@ -24,13 +24,14 @@ import statistics
 import subprocess
 import sys
 
+COLUMNS = 'iter', 'tokens', 'bytes', 'seconds', 'val_bpb'
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from configurator import configure
-configure(globals(), at_least={1: 'seeds'})
-from pictures import ranges, table_file
-signal.signal(signal.SIGINT, lambda *_: None)   # Ctrl-C is train.py's, which saves; its exit status tells us
+from configurator import Failure, configure
+if __name__ == '__main__':
+    configure(globals(), at_least={1: 'seeds'})
+
+from tools.pictures import ranges, table_file
 
 # embedding: 450 steps of about 9 kB of text, whatever the tokenizer, with about 1.1 kB of context; the others: 200
 # steps. 4 layers of width 192. A run that two studies name is run once. All start from how often each token occurs.
@@ -85,11 +86,6 @@ STUDIES = dict(
         'plain, 3 layers': SHORT | dict(n_layer=3),                                     # as mixture_of_depths
         'next_thought': SHORT | dict(idea='next_thought'),
         'fill_in_the_middle': SHORT | dict(idea='fill_in_the_middle')})
-if study not in STUDIES:
-    sys.exit(f'study={study} is none of {", ".join(STUDIES)}')
-runs = {name: settings for name, settings in STUDIES[study].items() if only in ('', name)}
-if not runs:
-    sys.exit(f'only={only} is none of {"; ".join(STUDIES[study])}')
 
 
 def folder(name, seed):
@@ -103,79 +99,95 @@ def time_generation(out):
         said = subprocess.run([sys.executable, ROOT / 'sample.py', f'--out_dir={out}', '--temperature=0', '--prompt=The city of',
                                '--device=cpu'], cwd=ROOT, capture_output=True, text=True, encoding='utf-8').stderr
         found = re.search(r'(\d+) tokens/s', said)
-        file.write_text(found[1] if found else sys.exit(f'{out}: sample.py failed: {said}'))
+        if not found:
+            raise Failure(f'{out}: sample.py failed: {said}')
+        file.write_text(found[1])
 
 
-for seed in range(1337, 1337 + seeds) if not table else ():
-    for name, settings in runs.items():
-        out = folder(name, seed)
-        flags = dict(dataset=dataset, seed=seed) | settings | dict(
-            flag.removeprefix('--').split('=', 1) for flag in more.split())
-        flags = {key: value.format(seed=seed) if key == 'teacher' else value for key, value in flags.items()}
-        flags = json.loads(json.dumps(flags))   # as they will be read again
-        asked, begun, ended = (out / file for file in ('flags.json', 'ckpt.pt', 'result.json'))
-        if begun.exists() or ended.exists():
-            old = json.loads(asked.read_text(encoding='utf-8'))
-            if wrong := [key for key in {**old, **flags} if old.get(key) != flags.get(key)]:
-                sys.exit(f'{out}: was run with another {", ".join(wrong)}; move it away')
-        if ended.exists():
+def run_all(runs):
+    """Train each run with each seed, unless it is done; one that was stopped goes on."""
+    for seed in range(1337, 1337 + seeds):
+        for name, settings in runs.items():
+            out = folder(name, seed)
+            flags = dict(dataset=dataset, seed=seed) | settings | dict(
+                flag.removeprefix('--').split('=', 1) for flag in more.split())
+            flags = {key: value.format(seed=seed) if key == 'teacher' else value for key, value in flags.items()}
+            flags = json.loads(json.dumps(flags))   # as they will be read again
+            asked, begun, ended = (out / file for file in ('flags.json', 'ckpt.pt', 'result.json'))
+            if begun.exists() or ended.exists():
+                old = json.loads(asked.read_text(encoding='utf-8'))
+                if wrong := [key for key in {**old, **flags} if old.get(key) != flags.get(key)]:
+                    raise Failure(f'{out}: was run with another {", ".join(wrong)}; move it away')
+            if ended.exists():
+                time_generation(out)
+                continue
+            print(f'--- {name}, seed {seed}', flush=True)
+            out.mkdir(parents=True, exist_ok=True)
+            asked.write_text(json.dumps(flags), encoding='utf-8')
+            command = [f'--{key}={value}' for key, value in (flags | dict(out_dir=out)).items()]
+            command += ['--init_from=resume'] * begun.exists()
+            if status := subprocess.run([sys.executable, ROOT / 'train.py', *command], cwd=ROOT).returncode:
+                raise Failure(f'{name}, seed {seed}: ' + ('stopped; the same command goes on' if status == 130 else 'failed'))
             time_generation(out)
-            continue
-        print(f'--- {name}, seed {seed}', flush=True)
-        out.mkdir(parents=True, exist_ok=True)
-        asked.write_text(json.dumps(flags), encoding='utf-8')
-        command = [f'--{key}={value}' for key, value in (flags | dict(out_dir=out)).items()]
-        command += ['--init_from=resume'] * begun.exists()
-        if status := subprocess.run([sys.executable, ROOT / 'train.py', *command], cwd=ROOT).returncode:
-            sys.exit(f'{name}, seed {seed}: ' + ('stopped; the same command goes on' if status == 130 else 'failed'))
-        time_generation(out)
-
-COLUMNS = 'iter', 'tokens', 'bytes', 'seconds', 'val_bpb'
-results, lines = {}, []   # {name: its results, a seed each}, [[name, seed, *COLUMNS]]
-for name in STUDIES[study]:
-    for seed in range(1337, 1337 + 100):
-        file = folder(name, seed) / 'result.json'
-        if file.exists():
-            rows = [row for row in csv.DictReader((folder(name, seed) / 'log.csv').open()) if row['val_bpb']]
-            lines += [[name, seed, *(row[key] for key in COLUMNS)] for row in rows]
-            speeds = [float(row['tokens_per_s']) for row in csv.DictReader((folder(name, seed) / 'log.csv').open())
-                      if row['tokens_per_s']]
-            speed = folder(name, seed) / 'generation.txt'
-            results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')) | dict(
-                training=statistics.median(speeds), generation=float(speed.read_text()) if speed.exists() else None))
-if not results:
-    sys.exit(f'study={study}: no run is finished yet')
-with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
-    csv.writer(file).writerows([['name', 'seed', *COLUMNS], *lines])
-
-text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | training, tokens/s | '
-        'generation, tokens/s | lowest on the way | bits per byte (range, seeds) |',
-        '|---|' + '---:|' * 10]
 
 
 def fastest(speeds):   # of its seeds: the one that had to share the machine least
     return '–' if None in speeds else f'{max(speeds):,.0f}'
 
 
-for name, found in results.items():
-    one, bpb = found[0], [result['val_bpb'] for result in found]
-    ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
-    memory = f'{one["peak_memory"] / 1e9:.1f}' if 'peak_memory' in one else '–'   # not measured by older runs
-    text.append(f'| {name} | {sum(one["parameters"].values()) / 1e6:.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
-                f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | {memory} | '
-                f'{min(result["seconds"] for result in found) / 60:.1f} | '
-                f'{fastest([result["training"] for result in found])} | '
-                f'{fastest([result["generation"] for result in found])} | '
-                f'{statistics.mean(result["best_bpb"] for result in found):.3f} | '
-                f'{statistics.mean(bpb):.3f} ' +
-                (f'({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |' if bpb[1:] else '(1 seed) |'))
-every = [result for found in results.values() for result in found]
-text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]}' for result in every}),
-         f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
-         'compare that among runs with one tokenizer.',
-         *['PFLOP is three times the forward pass of evaluation; what is computed in training alone (a second loss, a '
-           "teacher) shows in tokens/s. What differs from plain by less than plain's own range is a tie."] * (study == 'ideas')]
-table_file(study).write_text('\n'.join(text) + '\n', encoding='utf-8')
-print('\n'.join(text))
+def write_table():
+    """What came of the runs that have ended: a table, a line for each evaluation, a picture."""
+    results, lines = {}, []   # {name: its results, a seed each}, [[name, seed, *COLUMNS]]
+    for name in STUDIES[study]:
+        for seed in range(1337, 1337 + 100):
+            file = folder(name, seed) / 'result.json'
+            if file.exists():
+                rows = [row for row in csv.DictReader((folder(name, seed) / 'log.csv').open()) if row['val_bpb']]
+                lines += [[name, seed, *(row[key] for key in COLUMNS)] for row in rows]
+                speeds = [float(row['tokens_per_s']) for row in csv.DictReader((folder(name, seed) / 'log.csv').open())
+                          if row['tokens_per_s']]
+                speed = folder(name, seed) / 'generation.txt'
+                results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')) | dict(
+                    training=statistics.median(speeds), generation=float(speed.read_text()) if speed.exists() else None))
+    if not results:
+        raise Failure(f'study={study}: no run is finished yet')
+    with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
+        csv.writer(file).writerows([['name', 'seed', *COLUMNS], *lines])
 
-(ROOT / f'assets/{study}.svg').write_text(ranges(study).svg(), encoding='utf-8')
+    text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | training, tokens/s | '
+            'generation, tokens/s | lowest on the way | bits per byte (range, seeds) |',
+            '|---|' + '---:|' * 10]
+    for name, found in results.items():
+        one, bpb = found[0], [result['val_bpb'] for result in found]
+        ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
+        memory = f'{one["peak_memory"] / 1e9:.1f}' if 'peak_memory' in one else '–'   # not measured by older runs
+        text.append(f'| {name} | {sum(one["parameters"].values()) / 1e6:.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
+                    f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | {memory} | '
+                    f'{min(result["seconds"] for result in found) / 60:.1f} | '
+                    f'{fastest([result["training"] for result in found])} | '
+                    f'{fastest([result["generation"] for result in found])} | '
+                    f'{statistics.mean(result["best_bpb"] for result in found):.3f} | '
+                    f'{statistics.mean(bpb):.3f} ' +
+                    (f'({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |' if bpb[1:] else '(1 seed) |'))
+    every = [result for found in results.values() for result in found]
+    text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]}' for result in every}),
+             f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
+             'compare that among runs with one tokenizer.',
+             *['PFLOP is three times the forward pass of evaluation; what is computed in training alone (a second loss, a '
+               "teacher) shows in tokens/s. What differs from plain by less than plain's own range is a tie."] * (study == 'ideas')]
+    table_file(study).write_text('\n'.join(text) + '\n', encoding='utf-8')
+    print('\n'.join(text))
+
+    (ROOT / f'assets/{study}.svg').write_text(ranges(study).svg(), encoding='utf-8')
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, lambda *_: None)   # Ctrl-C is train.py's, which saves; its exit status tells us
+    if study not in STUDIES:
+        raise Failure(f'study={study} is none of {", ".join(STUDIES)}')
+    runs = {name: settings for name, settings in STUDIES[study].items() if only in ('', name)}
+    if not runs:
+        raise Failure(f'only={only} is none of {"; ".join(STUDIES[study])}')
+    if not table:
+        run_all(runs)
+    write_table()

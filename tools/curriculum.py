@@ -1,9 +1,9 @@
 """
 A curriculum: a text's articles in two data sets, easy and hard, for a mix whose shares change on the way.
 
-    python docs/curriculum.py --input=articles.jsonl.gz
+    python -m tools.curriculum --input=articles.jsonl.gz
     python train.py --dataset=easy,hard --tokenizer=gpt2-16 --shares="[(0, [1, 0]), (599, [0, 1])]"   # easy ones first
-    python docs/study.py --study=curriculum                                                           # and other orders
+    python -m tools.study --study=curriculum                                                           # and other orders
 
 Easy is short and simple, and simple is what gzip makes few bytes of, for each byte. In a short text gzip finds nothing to
 refer to: of English Wikipedia's articles of 100 to 200 bytes it leaves 80 %, of those above 12,800 only 39 %. So it reads
@@ -20,17 +20,16 @@ data_dir = 'data'      # where the two sets go, and easy.jsonl and hard.jsonl, t
 import collections
 import json
 import pathlib
-import sys
 import zlib
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from configurator import Progress, configure, fail
+from configurator import configure, Failure
+from stlm.console import Progress
 if __name__ == '__main__':
     configure(globals())
 
 import numpy as np
 
 import prepare_wiki
-from documents import clean, input_files, read_files
+from stlm.documents import clean, input_files, read_files
 
 
 def ratios(texts, primer):
@@ -65,7 +64,7 @@ def divide(texts, val_fraction):
 
 if __name__ == '__main__':
     if tokenizer.startswith('bpe'):
-        fail(f'tokenizer={tokenizer}: the two sets need the same tokens; take gpt2-16, gpt2, byte or the folder of a run')
+        raise Failure(f'tokenizer={tokenizer}: the two sets need the same tokens; take gpt2-16, gpt2, byte or the folder of a run')
     progress = Progress('reading')
     texts = [*clean(read_files(input_files(input), progress), False, collections.Counter())]
     progress.end(f'{len(texts):,} articles')

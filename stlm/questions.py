@@ -20,8 +20,9 @@ import zipfile
 from collections import namedtuple
 from functools import partial
 
-from configurator import fail
-from download import RemoteFile, download, write_whole
+from configurator import Failure
+from stlm.download import download, RemoteFile
+from stlm.files import write_whole
 
 # --------------------------------------------------------------------------------------------------
 # Files: where they come from, and what they must be
@@ -74,10 +75,10 @@ def member_of(url, member, sha256, path):
         with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 2**20)) as archive:
             data = archive.read(member)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
-        fail(f"{url} can't be read ({type(error).__name__}). Put its {member} at {path}, "
+        raise Failure(f"{url} can't be read ({type(error).__name__}). Put its {member} at {path}, "
              'or name a folder that has it: --data_dir=FOLDER')
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        fail(f'{url}: {member} is not what it was (sha256); nothing was kept')
+        raise Failure(f'{url}: {member} is not what it was (sha256); nothing was kept')
     return data
 
 
@@ -112,7 +113,7 @@ def read(path, parse):
     try:
         text = data.decode().removeprefix('\ufeff')   # Windows' editors sign UTF-8
     except UnicodeDecodeError as error:
-        fail(f'{path}, line {data.count(10, 0, error.start) + 1}: not UTF-8')
+        raise Failure(f'{path}, line {data.count(10, 0, error.start) + 1}: not UTF-8')
     is_csv = path.suffix == '.csv'
     rows = csv.reader(io.StringIO(text, newline='')) if is_csv else text.split('\n')
     items = []
@@ -125,7 +126,7 @@ def read(path, parse):
                 items.append(parse(json.loads(row)))
             line = rows.line_num + 1 if is_csv else line + 1
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
-        fail(f'{path}, line {line}: {type(error).__name__}: {error}; a line is {parse.__doc__}')
+        raise Failure(f'{path}, line {line}: {type(error).__name__}: {error}; a line is {parse.__doc__}')
     return items
 
 
@@ -135,7 +136,7 @@ def examples(path, parse, shots):
         return []
     items = read(fetched(path), parse)
     if len(items) < shots:
-        fail(f'num_fewshot={shots}: {path} has {len(items)} examples; give at most that many')
+        raise Failure(f'num_fewshot={shots}: {path} has {len(items)} examples; give at most that many')
     return items
 
 
@@ -259,10 +260,10 @@ def load(task, data_dir='data/eval', num_fewshot=0, limit=0):
     elif pathlib.Path(task).is_file():
         files = [read(pathlib.Path(task), own_item)]
     else:
-        fail(f'{task}: no such file, and the tasks are {",".join(TASKS)}')
+        raise Failure(f'{task}: no such file, and the tasks are {",".join(TASKS)}')
     items = [item for of_file in files for item in of_file[:limit or None]]
     if not items:
-        fail(f'{task}: there is no question in {data_dir if task in TASKS else "it"}')
+        raise Failure(f'{task}: there is no question in {data_dir if task in TASKS else "it"}')
     return items
 
 

@@ -6,7 +6,7 @@ Each matrix W within the layers becomes what a method makes of it, and is traine
     lowrank    U V of the rank that has so many numbers, nearest by singular values     (arXiv 2405.14159, section 2)
     int8 int4  round(W / s) s, s its row's largest / 127 or 7; gradients pass as if unrounded      (arXiv 2103.13630)
 
-Try:     python ideas/compress.py --out_dir=out/quick       # makes compress.md and compress.png there
+Try:     python -m tools.compress --out_dir=out/quick       # makes compress.md and compress.png there
 Took:    all methods some minutes on one core (nine rows of 50 steps and two evaluations)
 Result:  of the quick start's 5.5 MB, 1.856 bits per byte: int4 in 2.5 MB loses least, 1.863; pruning to a half has 1.872,
          to a tenth 2.459; low rank is far behind at each size (docs/ideas.md)
@@ -19,20 +19,18 @@ learning_rate = 3e-4      # Adam's; it falls to 0 in a straight line
 
 import functools
 import pathlib
-import sys
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from configurator import configure, fail
+from configurator import configure, Failure
 if __name__ == '__main__':
     configure(globals(), {0: 'recovery learning_rate'}, dict(method='all prune lowrank int8 int4'))
 
 import torch
 from torch.nn.utils.parametrize import register_parametrization
 
-import batches
+from stlm import batches
 import prepare_wiki
-import run
-import tokenizer as tokenizers
-from held_out import evaluate
+from stlm import run
+from stlm import tokenizer as tokenizers
+from stlm.held_out import evaluate
 
 
 # A method returns what is trained in place of W, how W is made of that, and how many bytes it needs.
@@ -91,7 +89,7 @@ def draw(rows, file):
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        sys.exit('pip install matplotlib, and run it again, for the picture')
+        raise Failure('pip install matplotlib, and run it again, for the picture')
     axes = plt.figure(figsize=(7, 4.5), layout='tight').gca()
     for i, name in enumerate(dict.fromkeys(row[0] for row in rows)):
         _, _, size, before, after = zip(*[row for row in rows if row[0] == name])
@@ -106,7 +104,7 @@ def draw(rows, file):
 
 if __name__ == '__main__':
     if not all(isinstance(share, (int, float)) and 0 < share <= 1 for share in keep):
-        fail(f'keep={keep} must be shares above 0 and at most 1')
+        raise Failure(f'keep={keep} must be shares above 0 and at most 1')
     methods = dict(plain=(plain, [1]), prune=(prune, keep), lowrank=(lowrank, keep), int8=(rounded, [8]), int4=(rounded, [4]))
     _, encoding, checkpoint = run.load_run(out_dir)
     settings, tokens = checkpoint['settings'], checkpoint['tokenizer']['name']

@@ -9,8 +9,8 @@ import math
 import torch
 import torch.distributed as dist
 
-from batches import count_tokens, load_blocks, open_split
-from configurator import fail
+from stlm.batches import count_tokens, load_blocks, open_split
+from configurator import Failure
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def evaluate(model, sets, token_bytes, split='val', most_tokens=math.inf, stride
         n = max(min(len(tokens) - 1, most_tokens), block_size)
         size = int(count_tokens(tokens[1:n + 1], len(token_bytes)) @ token_bytes)
         if n == len(tokens) - 1 and size != meta['splits'][split]['bytes']:
-            fail(f'{folder}: {split}.bin and meta.json disagree; delete it and prepare it again')
+            raise Failure(f'{folder}: {split}.bin and meta.json disagree; delete it and prepare it again')
         ends = [*range(block_size, n, stride or block_size), n]
         windows = list(zip([0, *ends], ends))   # up to where is judged already, where it ends
         for i in range(rank * batch_size, len(windows), world * batch_size):

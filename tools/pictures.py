@@ -2,7 +2,7 @@
 Draws the pictures of README and docs, as SVG into assets/: surprise, pooling, tree, transformer, parameters, schedules, and of
 each study with a table in docs/ what came of it.
 
-    python docs/pictures.py      # nothing to install; it prepares the quick start's data if they aren't there
+    python -m tools.pictures      # nothing to install; it prepares the quick start's data if they aren't there
 
 Each picture has no background, and only colours that stand out from white and from black. Nothing is told by colour
 alone: every part has its name beside it, and what is different is dashed or hatched as well.
@@ -13,13 +13,11 @@ import functools
 import math
 import pathlib
 import re
-import sys
 from html import escape
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from configurator import configure
+from configurator import configure, Failure
 if __name__ == '__main__':
     configure(globals())
 
@@ -182,7 +180,7 @@ def surprise(tokens, bits, likeliest):
 def asked(out_dir, prompt, n=6):
     """(tokens, their bits, {token: probability} of the n likeliest next ones) of a run."""
     import torch
-    import run
+    from stlm import run
     model, encoding, _ = run.load_run(out_dir)
     ids = encoding.encode_ordinary(prompt)
     idx = torch.tensor([[encoding.eot_token, *ids]])                                 # (1, T)
@@ -346,7 +344,7 @@ def ranges(study):
 
 def planned(name=''):
     """The model that train.py makes of its own settings, or of a config file."""
-    import run
+    from stlm import run
     return run.planned_model([f'config/{name}.py'] if name else [])[0]
 
 
@@ -360,7 +358,7 @@ def main():
     import numpy as np
     import torch
     import prepare_wiki
-    import tokenizer as tokenizers
+    from stlm import tokenizer as tokenizers
     import train
     from model import grow_tree
 
@@ -376,7 +374,7 @@ def main():
         schedules=lambda: schedules(train.along, train.learning_rate_factor),
         **{study: functools.partial(ranges, study) for study in STUDIES if table_file(study).exists()})
     if only and only not in pictures:
-        sys.exit(f'only={only} is none of {", ".join(pictures)}')
+        raise Failure(f'only={only} is none of {", ".join(pictures)}')
     for name, draw in pictures.items():
         if only in ('', name):
             (ROOT / 'assets').mkdir(exist_ok=True)

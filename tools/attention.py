@@ -1,8 +1,8 @@
 """
 What each token of a sentence looks at, as a picture that any browser opens: all heads, or one with the tokens' names.
 
-    python docs/attention.py --out_dir=out/quick --prompt="The list is empty, so it returns None."
-    python docs/attention.py --layer=2 --head=3
+    python -m tools.attention --out_dir=out/quick --prompt="The list is empty, so it returns None."
+    python -m tools.attention --layer=2 --head=3
 
 A row is a token that looks, a column one that is looked at. The larger the square, the more it takes from there; a row's
 squares add up to one.
@@ -15,21 +15,19 @@ file = 'attention.svg'      # the picture
 
 import math
 import pathlib
-import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from configurator import configure, fail
+from configurator import configure, Failure
 if __name__ == '__main__':
     configure(globals(), at_least={0: 'layer head'})
 
 import torch
 
-import run
-import tokenizer as tokenizers
+from stlm import run
+from stlm import tokenizer as tokenizers
 from model import rotate
-from pictures import GREY, ORANGE, Picture
+from tools.pictures import GREY, ORANGE, Picture
 
 
 @torch.no_grad()
@@ -88,10 +86,10 @@ if __name__ == '__main__':
     model, encoding, _ = run.load_run(out_dir)
     n_layer, n_head = model.config.n_layer, model.config.n_head
     if layer > n_layer or head > n_head:
-        fail(f'layer={layer}, head={head}: {out_dir} has {n_layer} layers of {n_head} heads')
+        raise Failure(f'layer={layer}, head={head}: {out_dir} has {n_layer} layers of {n_head} heads')
     ids = [encoding.eot_token, *encoding.encode_ordinary(prompt)]
     if not 1 < len(ids) <= min(60, model.config.block_size):
-        fail(f'the prompt has {len(ids) - 1} tokens; 1 to {min(60, model.config.block_size) - 1} can be drawn')
+        raise Failure(f'the prompt has {len(ids) - 1} tokens; 1 to {min(60, model.config.block_size) - 1} can be drawn')
     shares = {(i, j): one for i in ([layer] if layer else range(1, n_layer + 1))
               for j, one in enumerate(weights(model, torch.tensor([ids]), i - 1), 1) if head in (0, j)}
     spelling = tokenizers.spelling(encoding)

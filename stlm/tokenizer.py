@@ -15,6 +15,7 @@ import pathlib
 import re
 
 import tiktoken
+from configurator import Failure
 
 END = '<|endoftext|>'
 MAX_BYTES = 16   # of a trained token: what a byte-pooling model reads and writes
@@ -91,7 +92,7 @@ class Tokenizer(tiktoken.Encoding):
         if ids.max(initial=0) >= self.n_vocab:
             before = self.decode_bytes(ids[:(ids >= self.n_vocab).argmax()].tolist())
             character = text[len(before.decode(errors='ignore'))]
-            raise SystemExit(f'tokenizer={self.name} has no token for {character!r} (U+{ord(character):04X})')
+            raise Failure(f'tokenizer={self.name} has no token for {character!r} (U+{ord(character):04X})')
         return ids
 
     def encode_ordinary(self, text):
@@ -102,11 +103,11 @@ def make(name, ranks, pattern=WORDS, end_of_text=None, vocab_size=0):
     """The tokenizer with these {token: id}, gaps allowed; a lower id is merged first. The end of a text comes after
     them, if not given."""
     if not re.fullmatch(r'\w[\w.-]*', name):   # it becomes part of a folder's name
-        raise SystemExit(f'tokenizer={name}: a name has letters, digits, . _ and - alone')
+        raise Failure(f'tokenizer={name}: a name has letters, digits, . _ and - alone')
     end_of_text = max(ranks.values()) + 1 if end_of_text is None else end_of_text
     ids = {*ranks.values(), end_of_text}
     if len(ids) <= len(ranks):
-        raise SystemExit(f'tokenizer={name}: two tokens have the same id, or one has that of {END} ({end_of_text})')
+        raise Failure(f'tokenizer={name}: two tokens have the same id, or one has that of {END} ({end_of_text})')
     n_vocab = max(vocab_size, max(ids) + 1)
     # tiktoken panics at a byte without a token; here it gets an id behind the vocabulary, which is refused
     lacking = [byte for byte in (bytes([i]) for i in range(256)) if byte not in ranks]
@@ -126,7 +127,7 @@ def named_ranks(name):
         address = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'
         saved = ' and '.join(f'{address}{file} as FOLDER/{hashlib.sha1((address + file).encode()).hexdigest()}'
                              for file in ('vocab.bpe', 'encoder.json'))
-        raise SystemExit(
+        raise Failure(
             f"GPT-2's vocabulary can't be fetched ({type(error).__name__}). With a browser save {saved}\n"
             'and export TIKTOKEN_CACHE_DIR=FOLDER; or take --tokenizer=bpe4096 or byte, which need no download')
     longest = int(name.partition('-')[2] or 999)
@@ -178,7 +179,7 @@ def load(spec, folder):
         if spec_of(tokenizer) != spec:
             raise ValueError('not the one that was written, or of another tokenizer')
     except OSError as error:
-        raise SystemExit(f'{error.filename}: {error.strerror}; the tokenizer is missing')
-    except (SystemExit, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise SystemExit(f'{folder}/tokenizer.tiktoken: damaged ({error})')
+        raise Failure(f'{error.filename}: {error.strerror}; the tokenizer is missing')
+    except (Failure, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise Failure(f'{folder}/tokenizer.tiktoken: damaged ({error})')
     return tokenizer

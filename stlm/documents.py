@@ -11,13 +11,13 @@ import json
 import os
 import pathlib
 import re
-import sys
 import sysconfig
 import warnings
 import zlib
 
-from download import download
-from tokenizer import END
+from configurator import Failure
+from stlm.download import download
+from stlm.tokenizer import END
 
 SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.parquet')   # of files that are read, in any case
 
@@ -46,9 +46,9 @@ def download_wikipedia(source, data_dir):
     print(f'Simple English Wikipedia: {address} -> {folder}')
     try:
         return [dict(file=str(file)) | download(address + file.name, file, *names[file.name]) for file in files]
-    except SystemExit as error:
+    except Failure as error:
         others = ' or '.join(f'--source={other}' for other in SOURCES if other != source)
-        sys.exit(f'{error}\n{folder} needs {", ".join(names)}. Another copy: python prepare_wiki.py {others}. '
+        raise Failure(f'{error}\n{folder} needs {", ".join(names)}. Another copy: python prepare_wiki.py {others}. '
                  'Offline quick start: python train.py')
 
 
@@ -62,12 +62,12 @@ def input_files(paths):
         found = files_below(path) if os.path.isdir(path) else [pathlib.Path(path)]
         wanted = [file for file in found if file.name.lower().endswith(SUFFIXES)]
         if not wanted:
-            sys.exit(f'--input={path}: nothing here ends in {", ".join(SUFFIXES)}')
+            raise Failure(f'--input={path}: nothing here ends in {", ".join(SUFFIXES)}')
         files += wanted
         others += [file.name for file in found if file not in wanted]
         path = ''
     if path:
-        sys.exit(f'--input={path}: no such file or folder')
+        raise Failure(f'--input={path}: no such file or folder')
     check_pyarrow(files)
     print(f'{paths}: {len(files)} files to read')
     if others:
@@ -78,11 +78,11 @@ def input_files(paths):
 
 def files_below(top):
     """All files in a folder and its subfolders, sorted; each subfolder once, though links may lead to it again."""
-    def fail(error):
+    def unreadable(error):
         raise error
 
     files, seen = [], set()
-    for folder, folders, names in os.walk(top, onerror=fail, followlinks=True):
+    for folder, folders, names in os.walk(top, onerror=unreadable, followlinks=True):
         place = os.path.realpath(folder)
         if place in seen:
             folders.clear()
@@ -95,7 +95,7 @@ def files_below(top):
 def check_pyarrow(files):
     for file in files:
         if file.name.lower().endswith('.parquet') and not importlib.util.find_spec('pyarrow'):
-            sys.exit(f'{file}: to read .parquet, pip install pyarrow')
+            raise Failure(f'{file}: to read .parquet, pip install pyarrow')
 
 
 # -------------------------------------------------------------------------------------------------
@@ -117,10 +117,10 @@ def read_files(files, progress):
                         yield document
             except UnicodeDecodeError as error:
                 near = error.object[max(error.start - 20, 0):error.start + 20]
-                sys.exit(f'{file}: not UTF-8 ({error.reason}: byte 0x{error.object[error.start]:02x} in {near!r}); '
+                raise Failure(f'{file}: not UTF-8 ({error.reason}: byte 0x{error.object[error.start]:02x} in {near!r}); '
                          'convert it first')
             except (EOFError, OSError, ValueError, zlib.error) as error:
-                sys.exit(f'{file}: broken ({error}); delete it and fetch it again')
+                raise Failure(f'{file}: broken ({error}); delete it and fetch it again')
         before += file.stat().st_size
     for i, passages in enumerate(articles.values(), 1):
         progress(1 / 8 + 7 / 8 * i / len(articles))
@@ -171,7 +171,7 @@ def read_records(file, raw, articles):
                 reason = f'half a surrogate pair, {error.object[error.start]!r}, which is no text'
             if isinstance(error, RecursionError):
                 reason = 'brackets in brackets, too deep'
-            sys.exit(f'{file}, line {number}: {reason}: {str(record)[:60]!r}')
+            raise Failure(f'{file}, line {number}: {reason}: {str(record)[:60]!r}')
         yield None if passage else join(title, text)
 
 

@@ -1,7 +1,7 @@
 """
 Runs side by side: their settings that differ, their figures, and their curves as a picture.
 
-    python docs/compare.py out/one out/four     # writes compare.svg, which any browser opens
+    python -m tools.compare out/one out/four     # writes compare.svg, which any browser opens
 
 A run that is still training counts as far as it has come. The table starts with the settings, then bits per byte:
 the last and the lowest held-out ones of log.csv.
@@ -13,14 +13,13 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from configurator import configure, fail
+from configurator import configure, Failure
 if __name__ == '__main__':
     configure(globals(), argv=[arg for arg in sys.argv[1:] if arg.startswith('-')])
 
-import run
-from pictures import BLUE, GREY, ORANGE, PURPLE, Picture
+from stlm import run
+from tools.pictures import BLUE, GREY, ORANGE, PURPLE, Picture
 
 MARKS = [(ORANGE, 'circle'), (BLUE, 'square'), (PURPLE, 'cross'), (GREY, 'triangle')]   # as no one tells colours alone
 
@@ -35,7 +34,7 @@ def read(folder):
             rows = list(csv.DictReader(lines))
         curve = [(float(row['bytes']) / 1e6, float(row['val_bpb'])) for row in rows if row['val_bpb']]
     except (OSError, KeyError, ValueError):
-        fail(f'{path / "log.csv"}: missing, or not as train.py wrote it')
+        raise Failure(f'{path / "log.csv"}: missing, or not as train.py wrote it')
     return checkpoint['settings'], curve, rows
 
 
@@ -107,11 +106,11 @@ def draw(names, curves):
 if __name__ == '__main__':
     folders = [arg for arg in sys.argv[1:] if not arg.startswith('-')]
     if not folders:
-        fail('give the folders of some runs: python docs/compare.py out/one out/four')
+        raise Failure('give the folders of some runs: python -m tools.compare out/one out/four')
     found = [read(folder) for folder in folders]
     for folder, (_, curve, _) in zip(folders, found):
         if not curve:
-            fail(f'{folder}: no held-out evaluation yet; the first comes at step 0')
+            raise Failure(f'{folder}: no held-out evaluation yet; the first comes at step 0')
     names = [pathlib.Path(folder).name for folder in folders]
     names = folders if len(set(names)) < len(names) else names
     print('\n'.join(table(names, found)))

@@ -7,8 +7,8 @@ import struct
 
 import torch
 
-from configurator import fail
-from tokenizer import END, spelling
+from configurator import Failure
+from stlm.tokenizer import END, spelling
 
 LAYER = ('attn_norm', 'attn.query', 'attn.key', 'attn.value', 'attn.out', 'ffn_norm',
          'ffn.gate', 'ffn.down', 'ffn.up')
@@ -74,7 +74,7 @@ def write_int8(out, tensors, head, shape, config):
 def write(path, weights, config, tokenizer, int8):
     """model.bin at path, and tokenizer.bin. weights are a Llama's, by our names."""
     if (config.rope_base, config.norm_eps) != (10000, 1e-5):
-        fail(f'llama2.c has rope_base=10000 and norm_eps=1e-05 built in, '
+        raise Failure(f'llama2.c has rope_base=10000 and norm_eps=1e-05 built in, '
              f'not {config.rope_base} and {config.norm_eps}')
     vocabulary = vocabulary_of(tokenizer)
     ids = [i for i, _, _ in vocabulary]

@@ -19,9 +19,10 @@ from collections import Counter
 
 import torch
 
-import tokenizer as tokenizers
-from configurator import command, configure, fail
-from download import lock, write_whole
+from stlm import tokenizer as tokenizers
+from configurator import configure, Failure
+from stlm.console import command
+from stlm.files import lock, write_whole
 
 FORMAT = 3
 COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
@@ -43,7 +44,7 @@ def pick_device(name='auto', dtype='auto', local_rank=0):
     index = int(index) if index.isdecimal() else local_rank
     if not there.get(kind) or kind == 'cuda' and index >= torch.cuda.device_count():
         found = ', '.join(kind for kind in there if there[kind])
-        sys.exit(f"device={name} isn't on this machine, which has {found} ({torch.cuda.device_count()} of cuda)")
+        raise Failure(f"device={name} isn't on this machine, which has {found} ({torch.cuda.device_count()} of cuda)")
     device = torch.device(kind, index) if kind == 'cuda' else torch.device(kind)
     native = kind == 'cpu' and any(on for flag, on in torch.cpu.get_capabilities().items() if 'bf16' in flag)
     if kind == 'cuda':
@@ -103,7 +104,7 @@ def planned_model(argv):
         with torch.device('meta'):
             return module.GPT(module.Config(vocab_size=vocab_size, **shape)), settings
     except ValueError as error:
-        fail(error)
+        raise Failure(error)
 
 
 def print_parts(argv):
@@ -124,20 +125,20 @@ def count_line(model):
 def load_checkpoint(path):
     """The dict that was saved at path, on the CPU and in float32. What isn't one ends in one line."""
     if not path.exists():
-        fail(f'{path}: no such file; train first: {command("train.py", out_dir=path.parent)}')
+        raise Failure(f'{path}: no such file; train first: {command("train.py", out_dir=path.parent)}')
     try:
         with zipfile.ZipFile(path) as file:   # torch.load doesn't compare checksums
             damaged = file.testzip()
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:   # many kinds: each byte that may be damaged makes another
-        fail(f'{path}: not a whole checkpoint of train.py ({type(error).__name__})')
+        raise Failure(f'{path}: not a whole checkpoint of train.py ({type(error).__name__})')
     version = checkpoint.get('format') if isinstance(checkpoint, dict) else None
     if damaged or not isinstance(version, int):
-        fail(f'{path}: not a whole checkpoint of train.py ({damaged or "other contents"})')
+        raise Failure(f'{path}: not a whole checkpoint of train.py ({damaged or "other contents"})')
     if version != FORMAT:
-        fail(f'{path}: in format {version}, this code reads {FORMAT}; train again')
+        raise Failure(f'{path}: in format {version}, this code reads {FORMAT}; train again')
     if wrong := [name for name, kind in CONTENTS.items() if not isinstance(checkpoint.get(name), kind)]:
-        fail(f'{path}: not a whole checkpoint of train.py (no {wrong[0]})')
+        raise Failure(f'{path}: not a whole checkpoint of train.py (no {wrong[0]})')
     for name, scale in checkpoint.pop('scales', {}).items():
         checkpoint['model'][name] = checkpoint['model'][name].float() * scale[:, None]
     return checkpoint
@@ -157,7 +158,7 @@ def restore_model(checkpoint, spelling, path, lora_rank=0):
             state |= {name: p for name, p in mine.items() if name.endswith(('.A.weight', '.B'))}
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, ImportError, AttributeError) as error:
-        fail(f'{path}: not a checkpoint of this code ({str(error)[:200]})')
+        raise Failure(f'{path}: not a checkpoint of this code ({str(error)[:200]})')
     return model
 
 
@@ -190,7 +191,7 @@ def save_checkpoint(path, checkpoint):
         os.replace(part, path)
     except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
         part.unlink(missing_ok=True)
-        sys.exit(f'{path}: not written ({str(error).splitlines()[0]}); any older one is kept')
+        raise Failure(f'{path}: not written ({str(error).splitlines()[0]}); any older one is kept')
 
 
 def earlier_run(settings, given):
@@ -207,11 +208,11 @@ def earlier_run(settings, given):
     else:
         path = newest_checkpoint(init_from)
         if out_dir.resolve() == path.parent.resolve():
-            fail(f'out_dir={out_dir} is the run to start from; give another one')
+            raise Failure(f'out_dir={out_dir} is the run to start from; give another one')
     checkpoint = load_checkpoint(path)
     if resume and not STATE <= checkpoint.keys():
         hint = command('train.py', init_from=path.parent, out_dir='out/NAME')
-        fail(f'{path} has weights and no state of training; start from them: {hint}')
+        raise Failure(f'{path} has weights and no state of training; start from them: {hint}')
 
     if resume or settings['eval_only']:
         before = dict(checkpoint['settings'])
@@ -219,7 +220,7 @@ def earlier_run(settings, given):
         for name, value in settings.items():
             kinds = (int, float, list) if type(value) in (int, float, list) else type(value)
             if (resume or name in before) and not isinstance(before.get(name), kinds):
-                fail(f'{path}: not a checkpoint of train.py (its {name} is {before.get(name)!r})')
+                raise Failure(f'{path}: not a checkpoint of train.py (its {name} is {before.get(name)!r})')
         before.pop('out_dir', None)   # the folder may have been renamed
         if not resume:
             before.pop('device', None)   # it was trained on another machine, maybe
@@ -232,11 +233,11 @@ def earlier_run(settings, given):
         if name not in given:
             settings[name] = value
         elif name in fixed and value != settings[name]:
-            fail(f'--{name}={settings[name]}: the run in {path.parent} has {value} and has to keep it')
+            raise Failure(f'--{name}={settings[name]}: the run in {path.parent} has {value} and has to keep it')
     blocks = settings['batch_size'] * settings['grad_accum']
     blocks_before = before.get('batch_size', 1) * before.get('grad_accum', 1)
     if resume and blocks != blocks_before:
-        fail(f"batch_size={settings['batch_size']} times grad_accum={settings['grad_accum']}: the run in "
+        raise Failure(f"batch_size={settings['batch_size']} times grad_accum={settings['grad_accum']}: the run in "
              f'{path.parent} has {blocks_before} blocks in a step and has to keep them')
     return path, checkpoint
 
@@ -270,7 +271,7 @@ def cut_log(path, it):
         except ValueError:
             header = ''
         if header != ','.join(COLUMNS):
-            fail(f'{path} is not as train.py wrote it (a spreadsheet?); mend it, or move it away')
+            raise Failure(f'{path} is not as train.py wrote it (a spreadsheet?); mend it, or move it away')
     write_whole(path, '\n'.join([','.join(COLUMNS), *rows, '']).encode())
 
 

@@ -1,19 +1,17 @@
 """
 Is an exercise of docs/exercises.md solved? Red before, green after, in seconds.
 
-    python docs/exercises.py --number=2
+    python -m tools.exercises --number=2
 
 Each check is a function below: it asks model.py or train.py, as they are now, for what the exercise is about.
 """
 number = 1   # of the exercise, 1 to 12
 
 import pathlib
-import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from configurator import configure, fail
+from configurator import configure, Failure
 if __name__ == '__main__':
     configure(globals(), at_least={1: 'number'})
 
@@ -126,9 +124,10 @@ def check_12():
 
 
 if __name__ == '__main__':
-    check = globals().get(f'check_{number}') or fail(f'number={number}: there are 1 to 12')
+    if not (check := globals().get(f'check_{number}')):
+        raise Failure(f'number={number}: there are 1 to 12')
     try:
         check()
     except (AssertionError, AttributeError) as error:
-        fail(f'exercise {number} is red: {check.__doc__} ({error})')
+        raise Failure(f'exercise {number} is red: {check.__doc__} ({error})')
     print(f'exercise {number} is green: {check.__doc__}')

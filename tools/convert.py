@@ -1,11 +1,11 @@
 """
 Weights in and out: a public Llama becomes a run like any other, and a run becomes what other programs read.
 
-    python convert.py --from=HuggingFaceTB/SmolLM2-135M --out_dir=out/smollm2      # or --from=FOLDER
-    python convert.py --out_dir=out/quick --to=hf --file=out/quick-hf              # for transformers
-    python convert.py --out_dir=out/tiny --to=llama2c --file=out/tiny.bin          # for llama2.c's run.c
-    python convert.py --out_dir=out/tiny --to=llama2c_q8 --file=out/tiny-q8.bin    # for its runq.c
-    python convert.py --out_dir=out/quick --to=int8 --file=out/quick-int8          # a run of a quarter of the size
+    python -m tools.convert --from=HuggingFaceTB/SmolLM2-135M --out_dir=out/smollm2      # or --from=FOLDER
+    python -m tools.convert --out_dir=out/quick --to=hf --file=out/quick-hf              # for transformers
+    python -m tools.convert --out_dir=out/tiny --to=llama2c --file=out/tiny.bin          # for llama2.c's run.c
+    python -m tools.convert --out_dir=out/tiny --to=llama2c_q8 --file=out/tiny-q8.bin    # for its runq.c
+    python -m tools.convert --out_dir=out/quick --to=int8 --file=out/quick-int8          # a run of a quarter of the size
 
 --from and --to=hf need `pip install safetensors`. llama2.c's files get a tokenizer.bin beside them.
 """
@@ -14,7 +14,7 @@ out_dir = ''   # the run's folder
 to = ''        # what to make of the run: hf, llama2c, llama2c_q8 or int8
 file = ''      # where: a folder for hf and int8, else a file
 
-from configurator import configure, fail
+from configurator import configure, Failure
 if __name__ == '__main__':
     configure(globals())   # before what takes long to import
 
@@ -24,10 +24,10 @@ import pathlib
 
 import torch
 
-import llama2c
-import run
-import tokenizer as tokenizers
-from download import download
+from tools import llama2c
+from stlm import run
+from stlm import tokenizer as tokenizers
+from stlm.download import download
 from model import Config
 
 # {name on huggingface.co: (revision, {file: sha256})}; others are taken as they are today
@@ -103,7 +103,7 @@ def read_tokenizer(path, name, start, vocab_size):
     model, cut, normalizer = theirs['model'], theirs['pre_tokenizer'], theirs['normalizer']
     patterns = [pattern for pattern, known in CUTS.items() if known == cut]
     if normalizer or model['type'] != 'BPE' or model.get('byte_fallback') or not patterns:
-        fail(f'{path}: {model["type"]}, normalizer {normalizer}, pre_tokenizer {cut}: supported is '
+        raise Failure(f'{path}: {model["type"]}, normalizer {normalizer}, pre_tokenizer {cut}: supported is '
              'byte-level BPE without a normalizer, with the words of GPT-2 or SmolLM2')
     letters = {ord(letter): byte for byte, letter in enumerate(byte_letters())}
     special = {token['content'] for token in theirs['added_tokens'] if token['special']}
@@ -112,7 +112,7 @@ def read_tokenizer(path, name, start, vocab_size):
     tokenizer = tokenizers.make(name, ranks, patterns[0], start, vocab_size)
     merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in model['merges']]
     if merges != tokenizer_json(tokenizer)['model']['merges']:
-        fail(f'{path}: its merges are not those of byte-pair encoding in the order of the ids')
+        raise Failure(f'{path}: its merges are not those of byte-pair encoding in the order of the ids')
     return tokenizer
 
 
@@ -122,7 +122,7 @@ def read_tokenizer(path, name, start, vocab_size):
 def fetch(name):
     """The folder where a model of huggingface.co now lies."""
     if name.count('/') != 1:
-        fail(f'from={name}: no such folder, and on huggingface.co a name is OWNER/MODEL')
+        raise Failure(f'from={name}: no such folder, and on huggingface.co a name is OWNER/MODEL')
     folder = pathlib.Path('data/downloads', name.replace('/', '--'))
     revision, sums = PINNED.get(name, ('main', {}))
     for part in ('config.json', 'tokenizer.json', 'model.safetensors'):
@@ -141,7 +141,7 @@ def read_hf(folder, name):
     only = dict(head_dim=head_size, rope_scaling=None, rope_type='default', quantization_config=None)
     for key, value in (FIXED | only).items():
         if theirs.get(key, value) not in (value, None):
-            fail(f'{folder}/config.json: {key}={theirs[key]} is not supported, only {value}')
+            raise Failure(f'{folder}/config.json: {key}={theirs[key]} is not supported, only {value}')
     shape = {ours: theirs[key] for ours, key in SHAPE.items()}
     config = Config(**shape, rope_base=float(theirs['rope_theta']))
     tensors = {}
@@ -151,7 +151,7 @@ def read_hf(folder, name):
         tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
     names = names_of(config.n_layer)
     if odd := tensors.keys() ^ names.values():
-        fail(f'{folder}: {sorted(odd)[0]} is missing, or more than a Llama of this config.json has')
+        raise Failure(f'{folder}: {sorted(odd)[0]} is missing, or more than a Llama of this config.json has')
     end = theirs.get('eos_token_id')
     start = end if theirs.get('bos_token_id') is None else theirs['bos_token_id']   # of every text
     tokenizer = read_tokenizer(folder / 'tokenizer.json', name, start, config.vocab_size)
@@ -168,7 +168,7 @@ def llama_weights(model, idea=''):
     bias = 'output_bias' if config.output_bias else ''
     odd = {idea, config.embedding, config.ffn, bias} - {'', 'table', 'swiglu'}
     if odd:
-        fail(f'{" and ".join(odd)} is no Llama; only --to=int8 writes it')
+        raise Failure(f'{" and ".join(odd)} is no Llama; only --to=int8 writes it')
     weights = {}
     for name in names_of(config.n_layer):
         module = model.get_submodule(name.removesuffix('.weight'))
@@ -183,7 +183,7 @@ def write_hf(folder, weights, config, tokenizer):
     """A folder that transformers loads, from llama_weights()."""
     from safetensors.torch import save_file
     if tokenizer.pattern not in CUTS:
-        fail(f'tokenizer.json can say the words of GPT-2 and SmolLM2, not {tokenizer.pattern}')
+        raise Failure(f'tokenizer.json can say the words of GPT-2 and SmolLM2, not {tokenizer.pattern}')
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {theirs: weights[ours] for ours, theirs in names_of(config.n_layer).items()}
     if config.tie_embeddings:
@@ -217,17 +217,17 @@ def int8_rows(state_dict):
 def main():
     target = pathlib.Path(file or out_dir)
     if not out_dir or bool(from_) == bool(to) or bool(to) != bool(file):
-        fail('give --from and --out_dir, or --out_dir, --to and --file: see convert.py --help')
+        raise Failure('give --from and --out_dir, or --out_dir, --to and --file: see convert.py --help')
     if to not in ('', 'hf', 'llama2c', 'llama2c_q8', 'int8'):
-        fail(f'to={to} must be hf, llama2c, llama2c_q8 or int8')
+        raise Failure(f'to={to} must be hf, llama2c, llama2c_q8 or int8')
     if list(target.glob('*.pt')):
-        fail(f'{target}: holds a run already; choose another folder')
+        raise Failure(f'{target}: holds a run already; choose another folder')
     if from_:
         source = pathlib.Path(from_)
         try:
             tokenizer, config, weights = read_hf(source if source.is_dir() else fetch(from_), source.name)
         except (ImportError, KeyError, TypeError, ValueError) as error:
-            fail(f'{from_}: {type(error).__name__}: {error}')
+            raise Failure(f'{from_}: {type(error).__name__}: {error}')
         spec = tokenizers.spec_of(tokenizer)
         checkpoint = dict(format=run.FORMAT, config=vars(config), idea='', model=weights, counts=None,
                           iter=0, tokenizer=spec, settings=dict(source=from_))

@@ -4,8 +4,6 @@ what came; RemoteFile reads parts of a large one; write_whole() and lock() for w
 """
 import contextlib
 import datetime
-import errno
-import hashlib
 import io
 import json
 import math
@@ -15,7 +13,9 @@ import re
 import sys
 import time
 
-from configurator import Progress
+from configurator import Failure
+from stlm.files import fingerprint, lock, write_whole
+from stlm.console import Progress
 
 AGENT = 'nanoSTLM/1.0 (educational; python-requests)'   # some servers answer 403 to a library's bare name
 TIMEOUT = 30               # seconds without a byte
@@ -71,7 +71,7 @@ def fetch_whole(url, path, part, note, given):
             failed = 1 if have > longest else failed + 1
             longest, wait = max(longest, have), max(wait, PAUSE * 2**(failed - 1))
             if failed == TRIES or wait > 600:
-                sys.exit(f'{url}: {reason}. Try again later, or with a browser save it as {path}')
+                raise Failure(f'{url}: {reason}. Try again later, or with a browser save it as {path}')
             print(f'{url}: {reason}; trying again in {wait:.0f} s', file=sys.stderr)
             time.sleep(wait)
     record = dict(url=url, date=datetime.date.today().isoformat()) | found
@@ -119,14 +119,6 @@ def fetch(url, part):
         raise Again(f'{type(error).__name__} at byte {have:,}', 0)
 
 
-def fingerprint(path):
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for piece in iter(lambda: file.read(2**20), b''):
-            digest.update(piece)
-    return dict(size=path.stat().st_size, sha256=digest.hexdigest())
-
-
 class RemoteFile(io.RawIOBase):
     """A file at a web address, read only where it is wanted (HTTP Range): of ARC's 680 MB, less than 3."""
 
@@ -156,49 +148,3 @@ class RemoteFile(io.RawIOBase):
         return True
 
     readable = seekable
-
-
-def lock(folder, name='.lock'):
-    """Take a folder for this process, or exit if another one has it. Returns the open file that holds the lock: until
-    it is closed, or the process ends, however it ends. Keep it, or say `with lock(folder):`."""
-    folder = pathlib.Path(folder)
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / name, 'a+', encoding='utf-8')
-        try:
-            if os.name == 'nt':
-                import msvcrt
-                file.seek(2**20)   # nobody may read a locked byte, so it is far from the number
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                file.seek(0)
-                sys.exit(f'{folder}: another run is writing here (process {file.read().strip() or "unknown"})')
-            # else the file system knows no locks, and there is none
-        try:
-            if os.path.samestat(os.stat(file.name), os.fstat(file.fileno())):
-                break
-        except FileNotFoundError:
-            pass
-        file.close()   # its owner has just deleted it: this lock would keep nobody away
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
-def write_whole(path, data):
-    """Bytes to a file that is there whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        with open(part, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

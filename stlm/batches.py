@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 import torch
 
-from configurator import fail
+from configurator import Failure
 
 
 def parse_mix(dataset):
@@ -22,7 +22,7 @@ def parse_mix(dataset):
         except ValueError:
             known = True
         if known or not 0 < mix[name] < math.inf or pathlib.Path(name).name != name:
-            fail(f"dataset={dataset}: a name, or a mix of several as 'simplewiki:3,pydocs:1', with shares above 0")
+            raise Failure(f"dataset={dataset}: a name, or a mix of several as 'simplewiki:3,pydocs:1', with shares above 0")
     return mix
 
 
@@ -30,7 +30,7 @@ def open_split(folder, meta, split, block_size, most=0):
     """The token ids of a data set's split, or its first so many, as an array that stays on the disk."""
     tokens = np.memmap(folder / f'{split}.bin', meta['dtype'], 'r')[:most or None]
     if len(tokens) <= block_size:
-        fail(f'{folder}/{split}.bin has {len(tokens)} tokens and one block needs {block_size + 1}: '
+        raise Failure(f'{folder}/{split}.bin has {len(tokens)} tokens and one block needs {block_size + 1}: '
              f'give more text{" (--train_tokens)" if most else ""}, or a smaller --block_size')
     return tokens
 
@@ -41,7 +41,7 @@ def count_tokens(tokens, vocab_size):
     for piece in np.array_split(tokens, len(tokens) // 2**24 + 1):
         found = np.bincount(piece, minlength=vocab_size)
         if len(found) > vocab_size:
-            fail(f'{tokens.filename} has an id of {len(found) - 1}, but there are {vocab_size}; prepare it again')
+            raise Failure(f'{tokens.filename} has an id of {len(found) - 1}, but there are {vocab_size}; prepare it again')
         counts += found
     return counts
 
@@ -51,7 +51,7 @@ def load_blocks(blocks, block_size, device):
     rows = []
     for tokens, start in blocks:
         if os.path.getsize(tokens.filename) < tokens.nbytes:   # reading on would end the process without a word
-            fail(f'{tokens.filename} has become shorter; prepare it again, then go on with --init_from=resume')
+            raise Failure(f'{tokens.filename} has become shorter; prepare it again, then go on with --init_from=resume')
         rows.append(tokens[start:start + block_size + 1])
     rows = torch.from_numpy(np.stack(rows).astype(np.int64)).to(device)          # (B, T + 1)
     return rows[:, :-1], rows[:, 1:]

@@ -1,0 +1,52 @@
+"""
+What a script says while it works: durations, progress, and commands to paste.
+"""
+import os
+import re
+import shlex
+import sys
+import time
+
+FIRST = os.environ.get('RANK', '0') == '0'   # of the processes that torchrun starts; it speaks for all
+
+
+def command(script, **flags):
+    """A command to paste, as in: python train.py --out_dir="out/my run". Windows' cmd knows double quotes alone."""
+    def quote(value):
+        quoted = shlex.quote(value)
+        return quoted if quoted == value or re.search(r'["$`%!]|\\\\|\\$', value) else f'"{value}"'
+    return ' '.join(['python', script, *(f'--{name}={quote(str(value))}' for name, value in flags.items())])
+
+
+def duration(seconds):
+    """How long it takes: 0:42, 2:05:30, or 3.4 days."""
+    if not seconds < 2 * 86400:
+        return f'{seconds / 86400:,.1f} days'
+    minutes, seconds = divmod(int(seconds), 60)
+    return f'{minutes}:{seconds:02}' if minutes < 60 else f'{minutes // 60}:{minutes % 60:02}:{seconds:02}'
+
+
+class Progress:
+    """progress(done), done from `first` to 1, shows one line, each second; what is printed next
+    overwrites it. With the size of the whole in bytes it says the rate."""
+
+    def __init__(self, what, first=0.0, size=0):
+        self.what, self.first, self.size = what, first, size
+        self.start = self.shown = time.monotonic()
+
+    def __call__(self, done):
+        now = time.monotonic()
+        if not FIRST or now - self.shown < 1 or done <= self.first:
+            return
+        self.shown = now
+        speed = (done - self.first) / (now - self.start)
+        rate = f'{self.size * speed / 1e6:.1f} MB/s, ' if self.size else ''
+        line = f'{self.what}: {done:4.0%}, {rate}{duration((1 - done) / speed)} left'
+        try:
+            print(line.ljust(60), end='\r', file=sys.stderr, flush=True)
+        except OSError:
+            pass   # a terminal that was closed is no reason to stop
+
+    def end(self, result):
+        seconds = time.monotonic() - self.start
+        print(f'{self.what}: {result}, {seconds:.1f} s'.ljust(60), flush=True)
