@@ -21,7 +21,7 @@ batch_tokens = 4096       # read at once; fewer need less memory
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'            # bfloat16 where the hardware computes in it; float32 for the harness's numbers
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 
 from stlm.console import Progress
 if __name__ == '__main__':
@@ -38,8 +38,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stlm.files import write_whole
 from model import LayerCache
-from stlm.questions import NOTES, PUBLISHED, load
-from stlm.run import load_run, newest_checkpoint, pick_device
+from stlm.questions import NOTES, PUBLISHED, load_questions
+from stlm.machine import pick_device
+from stlm.run import load_run, newest_checkpoint
 
 # --------------------------------------------------------------------------------------------------
 # Scores
@@ -213,7 +214,7 @@ def print_table(title, results):
 
 if __name__ == '__main__':
     names = [file] if file else tasks.replace(' ', '').split(',')
-    loaded = {name: load(name, data_dir, num_fewshot, limit) for name in names}   # before the work
+    loaded = {name: load_questions(name, data_dir, num_fewshot, limit) for name in names}   # before the work
     device, autocast, machine = pick_device(device, dtype)
     model, tokenizer, checkpoint = load_run(out_dir, device)
     print(machine)

@@ -11,7 +11,6 @@ them, D the width of the byte blocks.
 """
 import functools
 import math
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -581,8 +580,3 @@ class GPT(Transformer):
             part = [name for word, name in names.items() if word in path.split('.')]
             parts[part[0] if part else path.split('.')[0]] += p.numel()   # of an idea: its own name
         return dict(parts)
-
-
-if __name__ == '__main__':   # python model.py config/byte_10m.py: its parameters and their shapes
-    from stlm import run
-    run.print_parts(sys.argv[1:])

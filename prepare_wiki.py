@@ -23,7 +23,7 @@ val_fraction = 0.0       # of documents, for each of val and test; 0: 0.01 for s
 data_dir = 'data'        # where the data sets are, and downloads/
 check = False            # prepare nothing: compare the hashes of a data set that is there
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 
 from stlm.console import command, Progress
 if __name__ == '__main__':
@@ -45,7 +45,7 @@ import sys
 from stlm.documents import clean, download_wikipedia, input_files, pydocs, read_files
 from stlm.files import fingerprint, lock, write_whole
 from stlm.tokenizer import END, count_words, named_ranks, spec_of, train_bpe
-from stlm.tokenizer import load as load_tokenizer, make as make_tokenizer, save as save_tokenizer
+from stlm.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
 KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # without --input, and their usual tokenizer
@@ -123,7 +123,7 @@ def ready_tokenizer(name):
         raise Failure(f'tokenizer={name}: N must be more than 257 and at most 65536')
 
 
-def load(dataset, tokenizer, data_dir='data'):
+def load_data(dataset, tokenizer, data_dir='data'):
     """The folder and meta.json of a data set; a known one that isn't there is prepared first."""
     folder, made = find(dataset, tokenizer, data_dir)
     if not (folder / 'meta.json').exists():
@@ -314,7 +314,7 @@ def on_all_cores(work, parts, size=2**18):
 if __name__ == '__main__':
     tokenizer = tokenizer or KNOWN.get(dataset, 'bpe4096')
     if check:
-        folder, meta = load(dataset, tokenizer, data_dir)
+        folder, meta = load_data(dataset, tokenizer, data_dir)
         check_files(folder, meta)
         print(f'{folder}: whole')
         sys.exit()

@@ -21,7 +21,7 @@ seed = 0                  # the same seed, the same text; 0 draws a new one
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'            # bfloat16, float32, or int8 (CPU, faster); auto is bfloat16 where the hardware computes in it
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 configure(globals(), one_of=dict(dtype='auto bfloat16 float32 int8'),
           at_least={0: 'temperature top_k top seed', 1: 'num_samples max_new_tokens'})
 if not 0 < top_p <= 1:
@@ -39,6 +39,7 @@ from html import escape
 import torch
 
 from stlm import fast
+from stlm import machine as machines
 from stlm import run
 from stlm import tokenizer as tokenizers
 
@@ -112,12 +113,12 @@ def page(tokens, costs, title):
             f'{escape(title)}</p>\n')
 
 
-device, autocast, machine = run.pick_device(device, 'float32' if dtype == 'int8' else dtype)
-run.keep_freed_memory()
+device, autocast, machine = machines.pick_device(device, 'float32' if dtype == 'int8' else dtype)
+machines.keep_freed_memory()
 model, encoding, checkpoint = run.load_run(out_dir, device)
 if not checkpoint['iter'] and checkpoint['settings'].get('init_from') == 'scratch':   # not converted, nor fine-tuned
     print(f'{out_dir}: a model of step 0, which has learned nothing yet', file=sys.stderr)
-spelling = tokenizers.spelling(encoding)
+spelling = tokenizers.spelling_of(encoding)
 generator = torch.Generator(device)
 generator.manual_seed(seed) if seed else generator.seed()
 text = read_prompt(prompt)

@@ -69,7 +69,7 @@ device = 'auto'                # cuda, mps or cpu; auto takes the first of them 
 dtype = 'auto'                 # bfloat16 or float32; auto is bfloat16 where the hardware computes in it
 compile = False                # torch.compile, on CUDA only
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 
 from stlm.console import command, duration, Progress
 if __name__ == '__main__':
@@ -100,10 +100,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stlm import muon
 import prepare_wiki
+from stlm import machine as machines
 from stlm import run
 from stlm import tokenizer as tokenizers
-from stlm.batches import Mix, Order, count_tokens, load_blocks, open_split, parse_mix
-from stlm.held_out import compressors, evaluate
+from stlm.text import Mix, Order, count_tokens, load_blocks, open_split, parse_mix
+from stlm.text import bits_per_byte, compressors
 from model import LoRA
 
 # ---------------------------------------------------------------------------------------------
@@ -205,8 +206,8 @@ if __name__ == '__main__':
         raise Failure(f'grad_accum={grad_accum} must be a multiple of the number of processes, {world}')
 
     # the machine; the other processes wait until the first has prepared and checked everything
-    device, autocast, machine = run.pick_device(device, dtype, int(os.environ.get('LOCAL_RANK', 0)))
-    run.keep_freed_memory()
+    device, autocast, machine = machines.pick_device(device, dtype, int(os.environ.get('LOCAL_RANK', 0)))
+    machines.keep_freed_memory()
     if world > 1:
         backend = 'nccl' if device.type == 'cuda' else 'gloo'
         dist.init_process_group(backend, timeout=datetime.timedelta(hours=3))
@@ -214,7 +215,7 @@ if __name__ == '__main__':
         dist.barrier()
 
     # data
-    sets = [prepare_wiki.load(name, tokenizer, data_dir) for name in mix]     # [(folder, meta)]
+    sets = [prepare_wiki.load_data(name, tokenizer, data_dir) for name in mix]     # [(folder, meta)]
     folder, meta = sets[0]
     spec = checkpoint['tokenizer'] if checkpoint else meta['tokenizer']
     for name, (other, other_meta) in zip(mix, sets):
@@ -222,8 +223,8 @@ if __name__ == '__main__':
             wanted = source.parent if checkpoint else folder
             again = command('prepare_wiki.py', input='FILE', dataset=name, tokenizer=wanted)
             raise Failure(f'{other} has another tokenizer than {wanted}; make it with that one: {again}')
-    encoding = tokenizers.load(spec, folder)
-    spelling = tokenizers.spelling(encoding)
+    encoding = tokenizers.load_tokenizer(spec, folder)
+    spelling = tokenizers.spelling_of(encoding)
     token_bytes = np.array([len(token or b'') for token in spelling])
     trained_on = [[meta['tokenizer']['sha256'], meta['splits']] for _, meta in sets]
     if going_on and not eval_only and str(checkpoint['data']) != str(trained_on):
@@ -274,7 +275,7 @@ if __name__ == '__main__':
     how = dict(batch_size=batch_size, autocast=autocast, rank=rank, world=world)
     if eval_only:
         stride = stride or block_size // 2
-        nats, bpb, total = evaluate(judged, sets, token_bytes, split, stride=stride,
+        nats, bpb, total = bits_per_byte(judged, sets, token_bytes, split, stride=stride,
                                     progress=watch(f'evaluating {split}'), **how)
         say(f'{split} split of {dataset} after {checkpoint["iter"]} steps, windows of {block_size} tokens, a new '
             f'one every {stride}: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
@@ -324,7 +325,7 @@ if __name__ == '__main__':
     if rank == 0:   # the folder is this run's from here on
         lock = run.take_folder(out.resolve(), fresh=not going_on)
         (out / 'result.json').unlink(missing_ok=True)   # of a shorter run
-        tokenizers.save(encoding, out)   # so that sample.py needs nothing but out_dir
+        tokenizers.save_tokenizer(encoding, out)   # so that sample.py needs nothing but out_dir
         run.cut_log(log_file, it)
 
     step_tokens = batch_size * grad_accum * block_size
@@ -342,7 +343,7 @@ if __name__ == '__main__':
     if eval_mc and rank == 0:
         import eval_mc as multiple_choice
         for task in mc_tasks.split(','):
-            questions += multiple_choice.load(task, f'{data_dir}/eval', limit=eval_mc)
+            questions += multiple_choice.load_questions(task, f'{data_dir}/eval', limit=eval_mc)
     if compile and device.type == 'cuda':
         model = torch.compile(model)
     if world > 1:
@@ -388,7 +389,7 @@ if __name__ == '__main__':
         improved = False
         if is_due(eval_interval) and not stopped:
             try:
-                nats, bpb, _ = evaluate(judged, sets, token_bytes, 'val', eval_tokens,
+                nats, bpb, _ = bits_per_byte(judged, sets, token_bytes, 'val', eval_tokens,
                                         progress=watch('evaluating val'), **how)
                 if not math.isfinite(nats):
                     raise Failure(f'step {it}: the held-out loss is {nats}; lower the learning rate. '
@@ -465,7 +466,7 @@ if __name__ == '__main__':
 
     # the end: all of the held-out text, beside what compressors make of it
     if any(meta['splits']['val']['tokens'] - 1 > eval_tokens for _, meta in sets):
-        _, bpb, _ = evaluate(judged, sets, token_bytes, 'val', progress=watch('evaluating val'), **how)
+        _, bpb, _ = bits_per_byte(judged, sets, token_bytes, 'val', progress=watch('evaluating val'), **how)
     if rank == 0:
         judged.eval()
         held = open_split(*sets[0], 'val', block_size)
@@ -481,7 +482,7 @@ if __name__ == '__main__':
         say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {gzip:.3f} for the same text')
         say(f'and xz {xz:.3f} after it has read the training text, the fairer comparison')
         result = so_far() | dict(val_bpb=bpb, best_bpb=best, flops_per_token=flops, parameters=parts,
-                                 settings=settings, machine=machine, peak_memory=run.peak_memory(device))
+                                 settings=settings, machine=machine, peak_memory=machines.peak_memory(device))
         # that it is there means: finished
         files.write_whole(out / 'result.json', json.dumps(result, indent=1).encode())
         say(f'checkpoint: {out / "best.pt"}, curve: {log_file}, '

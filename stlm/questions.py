@@ -1,8 +1,8 @@
 """
 Where multiple-choice questions come from: BLiMP, ARC, Winogrande, HellaSwag, MMLU, or one's own.
 
-    items = load('arc_easy', limit=500)    # fetched on first use
-    items = load('my.jsonl')               # own_item() says what a line is
+    items = load_questions('arc_easy', limit=500)    # fetched on first use
+    items = load_questions('my.jsonl')               # own_item() says what a line is
 
 Prompts are those of EleutherAI's lm-evaluation-harness 0.4.13, letter by letter.
 """
@@ -253,7 +253,7 @@ TASKS = {
     'mmlu_cloze': partial(mmlu, cloze_item, 'questions')}
 
 
-def load(task, data_dir='data/eval', num_fewshot=0, limit=0):
+def load_questions(task, data_dir='data/eval', num_fewshot=0, limit=0):
     """The items of a task, or of one's own .jsonl file; with a limit the first of each file."""
     if task in TASKS:
         files = TASKS[task](pathlib.Path(data_dir), num_fewshot)

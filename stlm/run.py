@@ -1,5 +1,5 @@
 """
-A run: its device, its folder and its checkpoints. train.py writes them; sample.py, eval_mc.py and notebooks read them:
+A run: its folder and its checkpoints. train.py writes them; sample.py, eval_mc.py and notebooks read them:
 
     model, tokenizer, checkpoint = load_run('out/quick')
 
@@ -7,20 +7,15 @@ A checkpoint is a dict: format, config (a dict of model.Config), idea ('' or the
 state dict), counts (how often each token occurs in the training text, or None), tokenizer (its spec), settings, iter,
 and what a resume needs. Beside it lie tokenizer.tiktoken and log.csv. With `scales` {name: (rows)}, some of the weights are int8.
 """
-import ctypes
 import importlib
-import math
 import os
 import pathlib
-import re
-import sys
 import zipfile
-from collections import Counter
 
 import torch
 
 from stlm import tokenizer as tokenizers
-from configurator import configure, Failure
+from configurator import Failure
 from stlm.console import command
 from stlm.files import lock, write_whole
 
@@ -31,49 +26,6 @@ COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bp
 KEPT = ('idea', 'dataset', 'shares', 'tokenizer', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed')
 STATE = {'optimizers', 'ema', 'data', 'order', 'owed', 'rng', 'best', 'seconds', 'since'}   # of training
 CONTENTS = dict(format=int, config=dict, idea=str, model=dict, tokenizer=dict, settings=dict, iter=int)
-
-
-def pick_device(name='auto', dtype='auto', local_rank=0):
-    """(device, context to compute in, one line about both) for a name out of auto, cuda, cuda:1, mps, cpu and
-    a dtype out of auto, bfloat16, float32. auto takes bfloat16 only where the hardware computes in it: older
-    GPUs emulate it, slowly, and float16 overflows."""
-    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
-    if name == 'auto':
-        name = next(kind for kind in there if there[kind])
-    kind, _, index = name.partition(':')
-    index = int(index) if index.isdecimal() else local_rank
-    if not there.get(kind) or kind == 'cuda' and index >= torch.cuda.device_count():
-        found = ', '.join(kind for kind in there if there[kind])
-        raise Failure(f"device={name} isn't on this machine, which has {found} ({torch.cuda.device_count()} of cuda)")
-    device = torch.device(kind, index) if kind == 'cuda' else torch.device(kind)
-    native = kind == 'cpu' and any(on for flag, on in torch.cpu.get_capabilities().items() if 'bf16' in flag)
-    if kind == 'cuda':
-        torch.cuda.set_device(device)
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    bfloat16 = dtype == 'bfloat16' or dtype == 'auto' and native
-    threads = f', {torch.get_num_threads()} threads' if kind == 'cpu' else ''
-    return (device, torch.autocast(kind, torch.bfloat16, enabled=bfloat16),
-            f'device {device}{threads}, {"bfloat16" if bfloat16 else "float32"}, torch {torch.__version__}')
-
-
-def keep_freed_memory():
-    """On Linux, glibc gives every large tensor back to the system when it is freed, and pays for its pages anew at
-    the next one: a quarter of a training step on a CPU. From now on it keeps them (mallopt(3))."""
-    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
-    if hasattr(libc, 'mallopt'):
-        libc.mallopt(-4, 0)    # M_MMAP_MAX
-        libc.mallopt(-1, -1)   # M_TRIM_THRESHOLD
-
-
-def peak_memory(device):
-    """The most bytes that this process has held so far: tensors on a GPU, else all memory, what it has read
-    of mapped files included."""
-    if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == 'win32':
-        return float('nan')
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
 def idea_module(name):
@@ -91,30 +43,6 @@ def build_model(config, spelling, counts=None, idea=''):
     elif config.output_bias:
         model.tokens.head.bias.data = counts.log1p()
     return model
-
-
-def planned_model(argv):
-    """(model, settings): what train.py would make of a config file and flags, as shapes without numbers."""
-    import train   # which imports this file
-    settings, _ = configure(dict(vars(train)), argv=argv)
-    module, name = idea_module(settings['idea']), settings['tokenizer']
-    shape = {field: settings[field] for field in module.Config.__dataclass_fields__ if field in settings}
-    vocab_size = int(name.removeprefix('bpe')) if name.startswith('bpe') else {'byte': 257}.get(name, 50257)
-    try:
-        with torch.device('meta'):
-            return module.GPT(module.Config(vocab_size=vocab_size, **shape)), settings
-    except ValueError as error:
-        raise Failure(error)
-
-
-def print_parts(argv):
-    """Each parameter of planned_model() with its shape; layers that are alike share a line."""
-    model, settings = planned_model(argv)
-    rows = Counter((re.sub(r'\.\d+\.', '.*.', name), tuple(p.shape)) for name, p in model.named_parameters())
-    for (name, shape), n in rows.items():
-        print(f"{name:34} {n:3} x {' x '.join(map(str, shape)):12} {n * math.prod(shape):12,}")
-    print(f"{model.config.n_layer} layers, context {model.config.block_size} tokens, vocabulary {model.config.vocab_size:,} "
-          f"({settings['tokenizer']})\n{count_line(model)}")
 
 
 def count_line(model):
@@ -175,8 +103,8 @@ def load_run(out_dir, device='cpu'):
     """(model, tokenizer, checkpoint) of a run's folder, which has all that they need: its best.pt, else ckpt.pt."""
     path = newest_checkpoint(out_dir)
     checkpoint = load_checkpoint(path)
-    tokenizer = tokenizers.load(checkpoint['tokenizer'], path.parent)
-    model = restore_model(checkpoint, tokenizers.spelling(tokenizer), path)
+    tokenizer = tokenizers.load_tokenizer(checkpoint['tokenizer'], path.parent)
+    model = restore_model(checkpoint, tokenizers.spelling_of(tokenizer), path)
     return model.to(device).eval(), tokenizer, checkpoint
 
 

@@ -84,7 +84,7 @@ def train_bpe(counts, size, max_bytes=MAX_BYTES):
 
 
 class Tokenizer(tiktoken.Encoding):
-    """tiktoken's, which takes all text as text. make() sets ranks, pattern and n_vocab."""
+    """tiktoken's, which takes all text as text. make_tokenizer() sets ranks, pattern and n_vocab."""
     n_vocab = 0
 
     def encode_to_numpy(self, text):
@@ -99,7 +99,7 @@ class Tokenizer(tiktoken.Encoding):
         return self.encode_to_numpy(text).tolist()
 
 
-def make(name, ranks, pattern=WORDS, end_of_text=None, vocab_size=0):
+def make_tokenizer(name, ranks, pattern=WORDS, end_of_text=None, vocab_size=0):
     """The tokenizer with these {token: id}, gaps allowed; a lower id is merged first. The end of a text comes after
     them, if not given."""
     if not re.fullmatch(r'\w[\w.-]*', name):   # it becomes part of a folder's name
@@ -134,7 +134,7 @@ def named_ranks(name):
     return {token: rank for token, rank in ranks.items() if len(token) <= longest}
 
 
-def spelling(tokenizer):
+def spelling_of(tokenizer):
     """Each token's bytes, by id; the end of a text is b''; None is an id without a token."""
     spelled = [None] * tokenizer.n_vocab
     for token, i in tokenizer.ranks.items():
@@ -155,7 +155,7 @@ def spec_of(tokenizer):
     return spec | dict(sha256=hashlib.sha256(json.dumps(spec).encode() + rank_lines(tokenizer)).hexdigest())
 
 
-def save(tokenizer, folder):
+def save_tokenizer(tokenizer, folder):
     """Write the two files, each whole or not at all; return the spec."""
     spec = spec_of(tokenizer)
     for name, data in ('tiktoken', rank_lines(tokenizer)), ('meta.json', json.dumps(spec).encode()):
@@ -168,14 +168,14 @@ def save(tokenizer, folder):
     return spec
 
 
-def load(spec, folder):
+def load_tokenizer(spec, folder):
     """The tokenizer saved in folder, which must be the one that spec says; None: the one that the folder itself says."""
     try:
         if spec is None:
             spec = json.loads(pathlib.Path(folder, 'tokenizer.meta.json').read_bytes())
         lines = pathlib.Path(folder, 'tokenizer.tiktoken').read_bytes().splitlines()
         ranks = {base64.b64decode(token): int(i) for token, i in map(bytes.split, lines)}
-        tokenizer = make(spec['name'], ranks, spec['pattern'], spec['end_of_text'], spec['vocab_size'])
+        tokenizer = make_tokenizer(spec['name'], ranks, spec['pattern'], spec['end_of_text'], spec['vocab_size'])
         if spec_of(tokenizer) != spec:
             raise ValueError('not the one that was written, or of another tokenizer')
     except OSError as error:

@@ -60,7 +60,8 @@ import eval_mc
 from stlm import questions
 from stlm import tokenizer as tokenizers
 from model import GPT, Config
-from stlm.run import keep_freed_memory, load_run
+from stlm.machine import keep_freed_memory
+from stlm.run import load_run
 
 THEIRS = pathlib.Path(lm_eval.__file__).parent / 'tasks'
 logging.getLogger().setLevel(logging.ERROR)
@@ -130,7 +131,7 @@ def first_of_equals(items, scores):
 
 
 def compare(model, tokenizer, lm, folder, name):
-    items = questions.load(name, folder, num_fewshot, limit)
+    items = questions.load_questions(name, folder, num_fewshot, limit)
     result, scores = eval_mc.evaluate(model, tokenizer, items)
     ours = [(context, ' ' + choice) for item in items for context, choice in zip(item.contexts, item.choices)]
     instances, docs = [], []
@@ -170,7 +171,7 @@ GOLDEN = {   # the harness's own tests/testdata/<task>-v0-loglikelihood: sha256 
 
 def golden(folder):
     for name, (n, expected) in GOLDEN.items():
-        items = questions.load(name, folder)
+        items = questions.load_questions(name, folder)
         if len(items) != n:
             print(f'not checked: golden hash of {name}: {len(items)} items here, all are {n}')
             continue
@@ -189,7 +190,7 @@ def time_both(model, tokenizer, lm, folder, name):
     """A line of the table: medians of several rounds in turns, by the clock, and the ratio per CPU second too."""
     parts = sources(folder, name)
     share = max(1, speed // len(parts))   # of each file
-    items = questions.load(name, folder, 0, share)
+    items = questions.load_questions(name, folder, 0, share)
     instances = []
     for file, splits in parts:
         task = task_of(file, splits)
@@ -236,7 +237,7 @@ def main():
         model, tokenizer, checkpoint = load_run(out_dir)
         weights = convert.llama_weights(model, checkpoint['idea'])
     else:
-        model, tokenizer = the_model(), tokenizers.make('gpt2', tokenizers.named_ranks('gpt2'))
+        model, tokenizer = the_model(), tokenizers.make_tokenizer('gpt2', tokenizers.named_ranks('gpt2'))
         weights = convert.llama_weights(model)
     with tempfile.TemporaryDirectory() as folder:
         convert.write_hf(pathlib.Path(folder), weights, model.config, tokenizer)

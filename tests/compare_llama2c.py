@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / 'tests'))
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 configure(globals(), at_least={1: 'tokens'})
 
 import numpy as np

@@ -41,7 +41,7 @@ configure(globals(), at_least={0: 'only seed minutes', 1: 'trials'})
 import requests
 import torch
 
-from stlm import batches
+from stlm import text as texts
 import configurator
 from stlm import console
 from stlm import download
@@ -139,10 +139,10 @@ def digest(thing):
 
 def use_data():
     """What train.py looks at, and then what was written, to the bit."""
-    folder, meta = prepare_wiki.load('book', 'bpe300')
-    encoding = tokenizers.load(meta['tokenizer'], folder)
+    folder, meta = prepare_wiki.load_data('book', 'bpe300')
+    encoding = tokenizers.load_tokenizer(meta['tokenizer'], folder)
     for split in prepare_wiki.SPLITS:
-        batches.count_tokens(batches.open_split(folder, meta, split, 32), encoding.n_vocab)
+        texts.count_tokens(texts.open_split(folder, meta, split, 32), encoding.n_vocab)
     prepare_wiki.check_files(folder, meta)
     return digest([meta, encoding.encode_ordinary(story(50)), [(folder / file).read_bytes() for file in FILES]])
 
@@ -154,7 +154,7 @@ def use_run(folder):
 
 
 def use_tokenizer(folder):
-    return digest(tokenizers.load(None, folder).encode_ordinary(story(50)))
+    return digest(tokenizers.load_tokenizer(None, folder).encode_ordinary(story(50)))
 
 
 def go_on(folder):
@@ -372,7 +372,7 @@ def main():
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             make_all()
         os.chdir(here)
-        batches.Mix.next = mock.Mock(side_effect=Reached)   # from now on training ends before its first step
+        texts.Mix.next = mock.Mock(side_effect=Reached)   # from now on training ends before its first step
         for done, number in enumerate(numbers, 1):
             kind, how, said, error = trial(number, pristine)
             ends[kind, how] += 1

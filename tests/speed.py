@@ -43,7 +43,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 configure(globals(), at_least={0: 'steps peak', 1: 'rounds d_ff prompt new batch_size'},
           one_of=dict(job='train generate'))
 
@@ -60,8 +60,8 @@ def tokens_and_vocabulary():
         return torch.randint(50257, (batch_size, T + 1)), None, None
     from stlm import tokenizer
     file = np.memmap(text, '<u2', 'r')
-    found = tokenizer.load(None, pathlib.Path(text).parent)
-    spelling = [*tokenizer.spelling(found), *[None] * (V - 50257)]
+    found = tokenizer.load_tokenizer(None, pathlib.Path(text).parent)
+    spelling = [*tokenizer.spelling_of(found), *[None] * (V - 50257)]
     blocks = np.stack([file[i * len(file) // batch_size:][:T + 1] for i in range(batch_size)]).astype(np.int64)
     return torch.from_numpy(blocks), spelling, torch.from_numpy(np.bincount(file, minlength=V))
 
@@ -69,8 +69,9 @@ def tokens_and_vocabulary():
 def our_model(kind, where, context):
     """(model, tokens), of kind table, byte_pool, int8 or batch16."""
     from stlm import fast
+    from stlm import machine as machines
     from stlm import run
-    run.keep_freed_memory()
+    machines.keep_freed_memory()
     tokens, spelling, counts = tokens_and_vocabulary()
     from model import Config
     config = Config(block_size=T, vocab_size=V, n_layer=L, n_head=H, n_kv_head=H, n_embd=C, ffn=ffn, d_ff=d_ff,
@@ -96,8 +97,8 @@ def work():
     """For each line of standard input do the job once, and answer with tokens per second."""
     import contextlib
     import torch
-    from stlm import run
-    where, context, _ = run.pick_device(device, dtype)
+    from stlm.machine import pick_device
+    where, context, _ = pick_device(device, dtype)
     on_gpu = where.type == 'cuda'
     torch.manual_seed(0)
     if worker == 'nanogpt':
@@ -184,8 +185,8 @@ def llama2c_rate(folder):
 
 
 def main():
-    from stlm import run
-    where, _, machine = run.pick_device(device, dtype)   # or the end, in one line
+    from stlm.machine import pick_device
+    where, _, machine = pick_device(device, dtype)   # or the end, in one line
     names = ['nanogpt'] * bool(nanogpt) + ['table'] + ['byte_pool'] * bool(text)
     if job == 'generate':
         names += ['int8'] * (where.type == 'cpu') + ['batch16'] + ['llama2c'] * bool(llama2c)

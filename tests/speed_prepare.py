@@ -43,7 +43,7 @@ def work():
             with tempfile.TemporaryDirectory() as folder:
                 start, cpu = time.perf_counter(), time.process_time()
                 prepare_wiki.prepare('speed', tokenizer, text, data_dir=folder)
-                meta = prepare_wiki.load('speed', tokenizer, folder)[1]
+                meta = prepare_wiki.load_data('speed', tokenizer, folder)[1]
                 size = sum(has['bytes'] for has in meta['splits'].values())
     print(time.perf_counter() - start, time.process_time() - cpu, size,
           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

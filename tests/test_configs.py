@@ -39,7 +39,7 @@ def test_parameters_are_those_of_the_name_and_of_the_header(kind, size):
 
 
 def test_model_py_lists_each_parameter_with_its_shape():
-    status, out, err = helpers.run(ROOT, 'model.py', 'config/tiny_10m.py', '--n_kv_head=2')
+    status, out, err = helpers.run(ROOT, 'tools/parts.py', 'config/tiny_10m.py', '--n_kv_head=2')
     assert status == 0, err
     rows = [line.split() for line in out.splitlines()[:-2]]
     shapes = {name: [int(n) for n in numbers if n != 'x'] for name, *numbers, _ in rows}   # first, how many
@@ -47,7 +47,7 @@ def test_model_py_lists_each_parameter_with_its_shape():
     counts = {row[0]: int(row[-1].replace(',', '')) for row in rows}
     assert counts == {name: math.prod(numbers) for name, numbers in shapes.items()}
     assert f'parameters: {sum(counts.values()):,} = ' in out
-    helpers.fails_in_one_line(helpers.run(ROOT, 'model.py', '--n_layer=3000'), '3000')
+    helpers.fails_in_one_line(helpers.run(ROOT, 'tools/parts.py', '--n_layer=3000'), '3000')
 
 
 def test_tiny_50m_is_table_1_of_the_paper():

@@ -30,15 +30,15 @@ def texts(n):
 def make_run(folder, tokenizer=None, idea='', **changes):
     """A run's folder with a random model whose every number matters, norms and adapters too."""
     if tokenizer is None:
-        tokenizer = tokenizers.make('bpe400', tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400))
+        tokenizer = tokenizers.make_tokenizer('bpe400', tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400))
     config = Config(**{'vocab_size': tokenizer.n_vocab, **SMALL, **changes})
     torch.manual_seed(0)
-    model = runs.build_model(config, tokenizers.spelling(tokenizer), torch.ones(tokenizer.n_vocab)).eval()
+    model = runs.build_model(config, tokenizers.spelling_of(tokenizer), torch.ones(tokenizer.n_vocab)).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * (0.3 if p.dim() == 1 else 0.1))
     folder.mkdir(parents=True)
-    tokenizers.save(tokenizer, folder)
+    tokenizers.save_tokenizer(tokenizer, folder)
     runs.save_checkpoint(folder / 'best.pt', dict(
         format=runs.FORMAT, config=vars(config), idea=idea, model=model.state_dict(), counts=torch.ones(tokenizer.n_vocab),
         tokenizer=tokenizers.spec_of(tokenizer), settings={}, iter=1))
@@ -125,7 +125,7 @@ def test_transformers_cuts_text_as_a_run_does(tmp_path, name):
     ranks = tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400)
     if name == 'sparse':   # ids that begin at 7, with gaps, as gpt2-16 and SmolLM2 have
         ranks = {token: 2 * rank + 7 for token, rank in ranks.items()}
-    _, tokenizer = make_run(tmp_path / 'run', tokenizers.make(name, tokenizers.named_ranks(name) if name == 'byte' else ranks))
+    _, tokenizer = make_run(tmp_path / 'run', tokenizers.make_tokenizer(name, tokenizers.named_ranks(name) if name == 'byte' else ranks))
     converted(tmp_path, '--out_dir=run', '--to=hf', '--file=hf')
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
     for text in ODD + texts(1000):

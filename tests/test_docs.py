@@ -152,7 +152,7 @@ def test_the_two_sets_have_every_article_once_each_in_the_split_that_it_had_in_t
     flags = '--input=in.jsonl', '--val_fraction=0.1'
     status, _, err = run(tmp_path, 'tools/curriculum.py', *flags, '--tokenizer=byte')
     assert status == 0, err
-    sets = [prepare_wiki.load(name, 'byte', tmp_path / 'data') for name in ('easy', 'hard')]
+    sets = [prepare_wiki.load_data(name, 'byte', tmp_path / 'data') for name in ('easy', 'hard')]
     assert sets[0][1]['tokenizer'] == sets[1][1]['tokenizer']
     for split in prepare_wiki.SPLITS:
         found = [(folder / f'{split}.bin').read_bytes().split(b'\xff')[1:] for folder, _ in sets]

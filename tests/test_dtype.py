@@ -9,8 +9,9 @@ from torch.utils._pytree import tree_leaves
 import eval_mc
 from stlm import questions
 from stlm import fast
-from stlm import held_out
+from stlm import text
 from stlm import muon
+from stlm import machine as machines
 from stlm import run
 from stlm import tokenizer
 from model import Config
@@ -36,8 +37,8 @@ class Watch(TorchDispatchMode):
 
 
 def model_of(changes):
-    bytes_ = tokenizer.make('byte', tokenizer.named_ranks('byte'))
-    return run.build_model(Config(**SMALL, **changes), tokenizer.spelling(bytes_), torch.ones(256)), bytes_
+    bytes_ = tokenizer.make_tokenizer('byte', tokenizer.named_ranks('byte'))
+    return run.build_model(Config(**SMALL, **changes), tokenizer.spelling_of(bytes_), torch.ones(256)), bytes_
 
 
 def test_the_watch_sees_what_torchs_own_muon_does():
@@ -53,7 +54,7 @@ def test_the_watch_sees_what_torchs_own_muon_does():
 def test_a_training_step_in_float32_emulates_nothing(changes, optimizer):
     model, _ = model_of(changes)
     model.dropout.set(0.1)
-    _, autocast, _ = run.pick_device('cpu', 'float32')
+    _, autocast, _ = machines.pick_device('cpu', 'float32')
     optimizers = muon.make_optimizers(model, optimizer, 1e-3, 1e-2, 0.1, 0.95, torch.float32)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     idx = torch.randint(255, (2, 17))
@@ -75,9 +76,9 @@ def test_evaluation_generation_and_multiple_choice_in_float32_emulate_nothing(ch
     np.arange(200, dtype='u1').tofile(tmp_path / 'val.bin')
     meta = dict(dtype='u1', splits=dict(val=dict(bytes=199, tokens=200)))
     items = [questions.make_item('ab', ['cd', 'efg'], 0), questions.make_item('', ['x', 'yz'], 1)]
-    device, autocast, _ = run.pick_device('cpu', 'float32')
+    device, autocast, _ = machines.pick_device('cpu', 'float32')
     with Watch() as watch, autocast:
-        held_out.evaluate(model, [(tmp_path, meta)], np.ones(256), autocast=autocast)
+        text.bits_per_byte(model, [(tmp_path, meta)], np.ones(256), autocast=autocast)
         eval_mc.evaluate(model, bytes_, items)
         fast.prepare_to_generate(model, 'float32', device)
         list(model.generate(torch.tensor([[255, 7]]), 5))

@@ -30,7 +30,7 @@ from test_model import BYTES, tiny
 
 @pytest.fixture(scope='module')
 def encoding():
-    return tokenizers.make('bpe401', tokenizers.train_bpe(tokenizers.count_words([story()]), 400))
+    return tokenizers.make_tokenizer('bpe401', tokenizers.train_bpe(tokenizers.count_words([story()]), 400))
 
 
 def write(path, *records):
@@ -130,7 +130,7 @@ def test_context_and_continuation_are_encoded_together(encoding):
             start, rest = eval_mc.encode(encoding, line[:cut], line[cut:])
             assert start == encoding.encode_ordinary(line[:cut].rstrip())
             assert rest == encoding.encode_ordinary(line)[len(start):]
-    space = eval_mc.encode(tokenizers.make('byte', tokenizers.named_ranks('byte')), 'ab  ', ' c')
+    space = eval_mc.encode(tokenizers.make_tokenizer('byte', tokenizers.named_ranks('byte')), 'ab  ', ' c')
     assert space == ([97, 98], [32, 32, 32, 99])   # a context's last spaces are the continuation's
     assert eval_mc.encode(encoding, '', ' cat') == ([400], encoding.encode_ordinary(' cat'))
 
@@ -138,7 +138,7 @@ def test_context_and_continuation_are_encoded_together(encoding):
 def test_a_choice_that_a_model_cannot_read_is_named():
     model = tiny(vocab_size=256)
     with exits("'xxx", '66 tokens', '1 to 64'):
-        eval_mc.evaluate(model, tokenizers.make('byte', tokenizers.named_ranks('byte')), [questions.make_item('Q', ['y', 'x' * 65], 0)])
+        eval_mc.evaluate(model, tokenizers.make_tokenizer('byte', tokenizers.named_ranks('byte')), [questions.make_item('Q', ['y', 'x' * 65], 0)])
 
 
 # ---- metrics
@@ -227,49 +227,49 @@ def folder(tmp_path):
 
 
 def test_pairs_of_blimp_have_no_context_and_are_grouped_by_phenomenon(folder):
-    items = questions.load('blimp', folder)
+    items = questions.load_questions('blimp', folder)
     assert items[0] == ([''] * 2, ['She sleeps.', 'She sleep.'], 0, 'anaphor agreement') and len(items) == 12
     assert Counter(item.group for item in items) == {'anaphor agreement': 6, 'argument structure': 6}
-    assert len(questions.load('blimp', folder, limit=2)) == 4 * 2   # of each paradigm
+    assert len(questions.load_questions('blimp', folder, limit=2)) == 4 * 2   # of each paradigm
 
 
 def test_prompts_of_arc(folder):
-    first, second = questions.load('arc_easy', folder)
+    first, second = questions.load_questions('arc_easy', folder)
     assert first == (['Question: Easy?\nAnswer:'] * 3, ['x', 'y', 'z'], 2, '')
     assert second == (['Question: Five — naïve?\nAnswer:'] * 5, list('pqrst'), 3, '')
-    assert questions.load('arc_challenge', folder)[0].contexts[0] == 'Question: Challenge?\nAnswer:'
+    assert questions.load_questions('arc_challenge', folder)[0].contexts[0] == 'Question: Challenge?\nAnswer:'
     draw = random.Random(1234)   # how the harness draws: from Train, anew for each item
-    for item in questions.load('arc_easy', folder, num_fewshot=2):
+    for item in questions.load_questions('arc_easy', folder, num_fewshot=2):
         a, b = draw.sample(range(9), 2)
         assert item.contexts[0].startswith(f'Question: T{a}\nAnswer: v\n\nQuestion: T{b}\nAnswer: v\n\nQuestion: ')
 
 
 def test_prompts_of_winogrande_score_what_follows_the_option(folder):
-    item, = questions.load('winogrande', folder)
+    item, = questions.load_questions('winogrande', folder)
     assert item == (['Ann saw Bea so Ann', 'Ann saw Bea so Bea'], ["'s  glad she_d."] * 2, 1, '')
 
 
 def test_prompts_of_hellaswag_are_cleaned(folder):
-    item, = questions.load('hellaswag', folder)
+    item, = questions.load_questions('hellaswag', folder)
     assert item.contexts == ['How to BAKE: Mix it.. Stir twice The cook'] * 4 and item.right == 2
     assert item.choices == ['eats it.', ' Go  on', 'stops.', 'x y']   # two of three spaces stay: cleaned once
 
 
 def test_prompts_of_mmlu(folder):
-    items = questions.load('mmlu', folder)
+    items = questions.load_questions('mmlu', folder)
     assert [item.group for item in items] == ['high school art'] * 2 + ['virology'] * 2
     head = 'The following are multiple choice questions (with answers) about high school art.\n\n'
     asked = 'Is it?\nReally?\nA. yes\nB.  no\nC. a, b\nD. d\nAnswer:'
     assert items[0] == ([head + asked] * 4, list('ABCD'), 2, 'high school art')
-    shown = questions.load('mmlu', folder, num_fewshot=2)[0]
+    shown = questions.load_questions('mmlu', folder, num_fewshot=2)[0]
     assert shown.contexts[0] == (head + 'D1\nA. a\nB. b\nC. c\nD. d\nAnswer: A\n\n'
                                  'D2\nA. e\nB. f\nC. g\nD. h\nAnswer: D\n\n' + asked)
-    cloze = questions.load('mmlu_cloze', folder, num_fewshot=1)[1]
+    cloze = questions.load_questions('mmlu_cloze', folder, num_fewshot=1)[1]
     assert cloze == (['The following are questions (with answers) about high school art.\n\n'
                       'Question: D1\nAnswer: a\n\nQuestion: Two?\nAnswer:'] * 4, list('1234'), 1, 'high school art')
-    assert len(questions.load('mmlu', folder, limit=1)) == 2   # of each subject
+    assert len(questions.load_questions('mmlu', folder, limit=1)) == 2   # of each subject
     with exits('num_fewshot=3', 'has 2 examples'):
-        questions.load('mmlu', folder, num_fewshot=3)
+        questions.load_questions('mmlu', folder, num_fewshot=3)
 
 
 def test_own_questions_name_the_answer_as_one_likes(tmp_path):
@@ -278,7 +278,7 @@ def test_own_questions_name_the_answer_as_one_likes(tmp_path):
                  {**asked, 'answer': 'C'}, {**asked, 'answer': 'B'}, {**asked, 'question': '', 'answer': 'A'},
                  dict(sentence_good='She sleeps.', sentence_bad='She sleep.', UID='x'))
     file.write_bytes(b'\xef\xbb\xbf' + file.read_bytes().replace(b'\n', b'\r\n'))   # as on Windows
-    items = questions.load(str(file))
+    items = questions.load_questions(str(file))
     assert [item.right for item in items] == [1, 1, 2, 2, 0, 0]
     assert items[0].contexts == ['Question: 2 + 2?\nAnswer:'] * 3 and items[4].contexts == [''] * 3
     assert items[5] == ([''] * 2, ['She sleeps.', 'She sleep.'], 0, '')
@@ -302,7 +302,7 @@ def test_own_questions_name_the_answer_as_one_likes(tmp_path):
 def test_a_malformed_line_is_named(tmp_path, bad):
     file = write(tmp_path / 'my.jsonl', dict(question='x', choices=['a', 'b'], answer='a'), '', bad)
     with exits('my.jsonl, line 3', '"choices"', lines=1):
-        questions.load(str(file))
+        questions.load_questions(str(file))
 
 
 GOOD_ARC = dict(question=dict(stem='x', choices=[dict(text='a', label='A'), dict(text='b', label='B')]), answerKey='A')
@@ -322,10 +322,10 @@ GOOD_WINOGRANDE = dict(sentence='a _ b', option1='x', option2='y', answer='1')
         dict(answer=1), dict(answer='3'), dict(answer='12'), dict(sentence='none'), dict(sentence='ends in _'), dict(option1=1),
         dict(sentence=['a', '_', 'b']))])
 def test_a_malformed_record_of_a_task_is_named(tmp_path, task, file, good, change):
-    questions.load(task, write(tmp_path / file, good).parent.parent)
+    questions.load_questions(task, write(tmp_path / file, good).parent.parent)
     write(tmp_path / file, good, {**good, **change})
     with exits(f'{file}, line 2', lines=1):
-        questions.load(task, tmp_path)
+        questions.load_questions(task, tmp_path)
 
 
 @pytest.mark.parametrize('row', ['Two?,1,2,3,4,', 'Two?,1,2,3,4,BC', 'Two?,1,2,3,4,b', 'Two?,1,2,3,B', 'Two?,1,2,3,4,5,B',
@@ -334,21 +334,21 @@ def test_a_malformed_record_of_a_task_is_named(tmp_path, task, file, good, chang
 def test_a_malformed_row_of_mmlu_is_named_by_its_line_in_the_file(folder, task, row):
     write(folder / 'mmlu/test/virology_test.csv', *MMLU, row)   # whose first row has two lines
     with exits('virology_test.csv, line 4', 'question,A,B,C,D,letter', lines=1):
-        questions.load(task, folder)
+        questions.load_questions(task, folder)
 
 
 def test_a_line_that_is_not_utf_8_is_named_and_so_is_an_empty_file(tmp_path):
     (tmp_path / 'my.jsonl').write_bytes(b'\n{"question": "na\xefve"}')
     with exits('my.jsonl, line 2', 'UTF-8'):
-        questions.load(str(tmp_path / 'my.jsonl'))
+        questions.load_questions(str(tmp_path / 'my.jsonl'))
     (tmp_path / 'my.jsonl').write_bytes('\ufeff{"question": "x", "choices": ["a", "b"], "answer": 1}\n'.encode('utf-16'))
     with exits('my.jsonl, line 1', 'UTF-8'):
-        questions.load(str(tmp_path / 'my.jsonl'))
+        questions.load_questions(str(tmp_path / 'my.jsonl'))
     (tmp_path / 'my.jsonl').write_bytes(b'\xef\xbb\xbf\n\n\xc3')   # signed, and cut inside of a letter
     with exits('my.jsonl, line 3', 'UTF-8'):
-        questions.load(str(tmp_path / 'my.jsonl'))
+        questions.load_questions(str(tmp_path / 'my.jsonl'))
     with exits('no question'):
-        questions.load(str(write(tmp_path / 'empty.jsonl')))
+        questions.load_questions(str(write(tmp_path / 'empty.jsonl')))
 
 
 # ---- files
@@ -426,7 +426,7 @@ def test_mmlus_archive_is_kept_without_its_training_part(tmp_path, monkeypatch):
                 archive.addfile(info, io.BytesIO(MMLU[1].encode()))
         path.with_name('mmlu.tar.json').write_text('{}')
     monkeypatch.setattr(questions, 'download', download)
-    item, = questions.load('mmlu', tmp_path / 'new')
+    item, = questions.load_questions('mmlu', tmp_path / 'new')
     assert item.choices == list('ABCD') and item.right == 1
     files = sorted(str(f.relative_to(tmp_path / 'new')) for f in (tmp_path / 'new').rglob('*') if f.is_file())
     assert files == ['mmlu/README.txt', 'mmlu/dev/a_dev.csv', 'mmlu/test/a_test.csv', 'mmlu/val/a.csv']
@@ -442,7 +442,7 @@ def test_of_blimps_archive_its_folder_of_paradigms_is_kept(tmp_path, monkeypatch
                 archive.writestr(name, pair)
         path.with_name(path.name + '.json').write_text('{}')
     monkeypatch.setattr(questions, 'download', download)
-    items = questions.load('blimp', tmp_path / 'new')
+    items = questions.load_questions('blimp', tmp_path / 'new')
     assert items == [([''] * 2, ['a', 'b'], 0, 'ellipsis')] * 2
     files = sorted(str(f.relative_to(tmp_path / 'new')) for f in (tmp_path / 'new').rglob('*') if f.is_file())
     assert files == ['blimp/.DS_Store', 'blimp/x.jsonl', 'blimp/y_2.jsonl']
@@ -458,7 +458,7 @@ def script(tmp_path, folder, monkeypatch, capsys):
     torch.manual_seed(0)
     model = GPT(config).eval()
     (tmp_path / 'out').mkdir()
-    spec = tokenizers.save(tokenizers.make('byte', tokenizers.named_ranks('byte')), tmp_path / 'out')
+    spec = tokenizers.save_tokenizer(tokenizers.make_tokenizer('byte', tokenizers.named_ranks('byte')), tmp_path / 'out')
     torch.save(dict(format=FORMAT, model=model.state_dict(), config=asdict(config), settings={}, idea='', counts=None,
                     tokenizer=spec, iter=7), tmp_path / 'out/ckpt.pt')
 
@@ -477,8 +477,8 @@ def test_the_script_scores_every_task_and_keeps_every_log_probability(script, tm
     assert 'out, limit=1, num_fewshot=0' in out and 'Pythia-70M' in out
     for task in questions.TASKS:
         kept = json.loads((tmp_path / f'out/mc_{task}.json').read_text())
-        items = questions.load(task, folder, limit=1)
-        result, scores = eval_mc.evaluate(model, tokenizers.make('byte', tokenizers.named_ranks('byte')), items)
+        items = questions.load_questions(task, folder, limit=1)
+        result, scores = eval_mc.evaluate(model, tokenizers.make_tokenizer('byte', tokenizers.named_ranks('byte')), items)
         assert kept['n'] == len(items) and kept['step'] == 7 and kept['acc'] == result['acc']
         assert [item['right'] for item in kept['items']] == [item.right for item in items]
         assert [item['log_probs'] for item in kept['items']] == scores

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stlm import run as runs
+from stlm import machine as machines
 from helpers import ROOT, SMALL, story
 from model import LayerCache, TokenTable, attend, choose
 from stlm.muon import Muon
@@ -60,7 +60,7 @@ def nll_and_gradients(model, device='cpu', context=contextlib.nullcontext(), com
 def test_the_loss_and_its_gradients_are_the_cpus(changes, compiled, dtype, most, most_of_gradients, monkeypatch):
     monkeypatch.setattr(TokenTable, 'kept_logits', 2**20)   # of 50000 tokens the logits are made again for the gradient
     torch.compiler.reset()   # what is compiled too often isn't compiled any more
-    device, autocast, _ = runs.pick_device(DEVICE, dtype)
+    device, autocast, _ = machines.pick_device(DEVICE, dtype)
     model = far_from_its_start(**changes)
     expected, expected_gradients = nll_and_gradients(model)
     nll, gradients = nll_and_gradients(model, device, autocast, compiled)

@@ -33,7 +33,7 @@ def mine(tmp_path_factory):
     status, out, err = prepare(folder, '--input=story.txt')
     assert status == 0, err
     data = folder / 'data' / 'mine-bpe300'
-    return data, json.loads((data / 'meta.json').read_text()), tokenizer.load(None, data)
+    return data, json.loads((data / 'meta.json').read_text()), tokenizer.load_tokenizer(None, data)
 
 
 # ---- token files
@@ -213,7 +213,7 @@ def test_a_name_prepared_again_with_other_text_has_the_new_texts_tokenizer(tmp_p
         (tmp_path / 'story.txt').write_text(text, encoding='utf-8')
         assert prepare(tmp_path, '--input=story.txt')[0] == 0
         data = tmp_path / 'data' / 'mine-bpe300'
-        encoding = tokenizer.load(None, data)
+        encoding = tokenizer.load_tokenizer(None, data)
         ids = np.fromfile(data / 'val.bin', dtype='<u2').tolist()
         assert encoding.decode_bytes([i for i in ids if i != encoding.eot_token]).decode() == (
             ''.join(part for part in prepare_wiki.read_files([tmp_path / 'story.txt'], lambda done: None)
@@ -258,7 +258,7 @@ def test_two_preparations_at_once_leave_one_whole_data_set(tmp_path):
     ends = [(process.communicate()[1], process.returncode) for process in both]
     assert 0 in [status for _, status in ends]
     assert all(status == 0 or b'another run is writing here' in err for err, status in ends)
-    prepare_wiki.check_files(*prepare_wiki.load('mine', 'byte', tmp_path / 'data'))
+    prepare_wiki.check_files(*prepare_wiki.load_data('mine', 'byte', tmp_path / 'data'))
     assert os.listdir(tmp_path / 'data') == ['mine-byte']
 
 
@@ -269,7 +269,7 @@ def test_a_linked_folder_stays_linked_and_a_folder_of_something_else_is_left_alo
     for n in 1000, 1010:
         data = small_set(tmp_path, text=story(n))
         assert data.is_symlink() and os.listdir(tmp_path / 'disk') == ['mine']
-        total = sum(has['chars'] for has in prepare_wiki.load('mine', 'byte', tmp_path / 'data')[1]['splits'].values())
+        total = sum(has['chars'] for has in prepare_wiki.load_data('mine', 'byte', tmp_path / 'data')[1]['splits'].values())
         assert total == len(story(n))
     (tmp_path / 'disk/mine/meta.json').unlink()
     fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'no meta.json')
@@ -283,7 +283,7 @@ def test_a_death_between_the_two_renames_loses_nothing(tmp_path):
     os.replace(data, work / 'old')
     (tmp_path / 'story.txt').write_bytes(b'\xff')
     fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'not UTF-8')
-    prepare_wiki.check_files(*prepare_wiki.load('mine', 'byte', tmp_path / 'data'))
+    prepare_wiki.check_files(*prepare_wiki.load_data('mine', 'byte', tmp_path / 'data'))
     assert os.listdir(data.parent) == ['mine-byte']
 
 
@@ -310,11 +310,11 @@ def test_damage_that_costs_little_to_see_is_seen_at_every_load(mine, tmp_path):
                 harms += [whole[:place] + flip + whole[place + 1:]] * (not (whole[place:place + 1] + flip).isspace())
         for harm in harms:
             file.write_bytes(harm)
-            assert 'mine-bpe300' in exits(prepare_wiki.load, 'mine', 'bpe300', tmp_path)
+            assert 'mine-bpe300' in exits(prepare_wiki.load_data, 'mine', 'bpe300', tmp_path)
         file.write_bytes(whole)
-    prepare_wiki.load('mine', 'bpe300', tmp_path)
+    prepare_wiki.load_data('mine', 'bpe300', tmp_path)
     (tmp_path / 'mine-bpe300/meta.json').write_text('{"format": 2}')
-    line = exits(prepare_wiki.load, 'mine', 'bpe300', tmp_path)
+    line = exits(prepare_wiki.load_data, 'mine', 'bpe300', tmp_path)
     assert 'format 2' in line and 'reads 3' in line and 'prepare it again' in line
 
 
@@ -353,7 +353,7 @@ def test_a_text_that_memory_holds_is_read_once_and_both_ways_give_the_same(mine,
     assert len(calls) == readings
     for name in 'train.bin', 'val.bin', 'test.bin', 'tokenizer.tiktoken':
         assert (tmp_path / 'mine-bpe300' / name).read_bytes() == (mine[0] / name).read_bytes()
-    assert prepare_wiki.load('mine', 'bpe300', tmp_path)[1]['left_out'] == mine[1]['left_out']
+    assert prepare_wiki.load_data('mine', 'bpe300', tmp_path)[1]['left_out'] == mine[1]['left_out']
 
 
 def test_another_folders_tokenizer_is_taken_as_it_is(mine, tmp_path):
@@ -361,11 +361,11 @@ def test_another_folders_tokenizer_is_taken_as_it_is(mine, tmp_path):
     args = ['--input=novel.txt', '--dataset=novel', f'--tokenizer={mine[0]}', '--val_fraction=0.2']
     status, out, err = run(tmp_path, 'prepare_wiki.py', *args)
     assert status == 0 and '--dataset=novel' in out, err
-    folder, meta = prepare_wiki.load('novel', str(mine[0]), tmp_path / 'data')
+    folder, meta = prepare_wiki.load_data('novel', str(mine[0]), tmp_path / 'data')
     assert folder.name == 'novel-bpe300' and meta['tokenizer'] == mine[1]['tokenizer']
     assert (folder / 'tokenizer.tiktoken').read_bytes() == (mine[0] / 'tokenizer.tiktoken').read_bytes()
     status, out, err = run(tmp_path, 'prepare_wiki.py', *args[:2], '--tokenizer=bpe300', '--val_fraction=0.2')
-    assert 'another tokenizer' in exits(prepare_wiki.load, 'novel', str(mine[0]), tmp_path / 'data')
+    assert 'another tokenizer' in exits(prepare_wiki.load_data, 'novel', str(mine[0]), tmp_path / 'data')
     fails_in_one_line(run(tmp_path, 'prepare_wiki.py', *args[:2], '--tokenizer=data'), 'tokenizer.meta.json', 'missing')
 
 
@@ -383,7 +383,7 @@ def test_a_small_text_has_some_in_each_split_and_nothing_is_lost(tmp_path, text,
     (tmp_path / 'a.txt').write_text(text)
     status, out, err = run(tmp_path, 'prepare_wiki.py', '--input=a.txt', '--dataset=a', '--tokenizer=byte')
     assert status == 0 and how in out, (out, err)
-    folder, meta = prepare_wiki.load('a', 'byte', tmp_path / 'data')
+    folder, meta = prepare_wiki.load_data('a', 'byte', tmp_path / 'data')
     splits = [(folder / f'{split}.bin').read_bytes() for split in ('train', 'val', 'test')]
     assert how in meta['split'] and all(len(split) > 1 for split in splits)
     if how != 'hash':
@@ -436,7 +436,7 @@ def test_what_json_allows_and_text_does_not_says_why(tmp_path, line, words):
 def test_a_name_never_leads_out_of_the_data_folder(tmp_path, name):
     (tmp_path / 'story.txt').write_text(story(100))
     fails_in_one_line(run(tmp_path, 'prepare_wiki.py', '--input=story.txt', '--tokenizer=byte', f'--dataset={name}'), 'dataset=')
-    assert 'dataset=' in exits(prepare_wiki.load, name, 'byte', tmp_path) and os.listdir(tmp_path) == ['story.txt']
+    assert 'dataset=' in exits(prepare_wiki.load_data, name, 'byte', tmp_path) and os.listdir(tmp_path) == ['story.txt']
 
 
 def test_the_next_command_can_be_pasted(tmp_path):
@@ -447,7 +447,7 @@ def test_the_next_command_can_be_pasted(tmp_path):
 
 def test_a_byte_without_a_token_is_one_line(mine, tmp_path):
     ranks = {token: i for token, i in mine[2].ranks.items() if token != b'z'}
-    tokenizer.save(tokenizer.make('noz', ranks), tmp_path)
+    tokenizer.save_tokenizer(tokenizer.make_tokenizer('noz', ranks), tmp_path)
     (tmp_path / 'a.txt').write_text(story(500) + 'A zebra.')
     result = run(tmp_path, 'prepare_wiki.py', '--input=a.txt', '--dataset=a', '--tokenizer=.')
     fails_in_one_line(result, "'z'", 'U+007A')

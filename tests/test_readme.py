@@ -51,8 +51,8 @@ def quick(clone):
 def test_the_quick_start_trains_a_model_that_beats_xz(clone, quick):
     found = float(re.search(r'held out: ([\d.]+) bits per byte', quick)[1])
     fair = float(re.search(r'and xz ([\d.]+) after it has read the training text', quick)[1])
-    folder, meta = prepare_wiki.load('pydocs', 'bpe4096', clone / 'data')
-    encoding = tokenizers.load(meta['tokenizer'], folder)
+    folder, meta = prepare_wiki.load_data('pydocs', 'bpe4096', clone / 'data')
+    encoding = tokenizers.load_tokenizer(meta['tokenizer'], folder)
     seen, text = (encoding.decode_bytes(ids[ids != encoding.eot_token].tolist()) for ids in (
         np.fromfile(folder / f'{split}.bin', meta['dtype']) for split in ('train', 'val')))
     assert len(text) == meta['splits']['val']['bytes'] > 50000

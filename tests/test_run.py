@@ -16,10 +16,10 @@ SHAPE = dict(vocab_size=300, block_size=16, n_layer=2, n_head=2, n_kv_head=1, n_
 def folder(tmp_path):
     """A run's folder with best.pt, of random weights."""
     ranks = tokenizers.train_bpe(tokenizers.count_words(['the cat sees the moon and the cat forgets the moon'] * 9), 299)
-    tokenizer = tokenizers.make('bpe300', ranks)
-    tokenizers.save(tokenizer, tmp_path)
+    tokenizer = tokenizers.make_tokenizer('bpe300', ranks)
+    tokenizers.save_tokenizer(tokenizer, tmp_path)
     config = Config(**SHAPE | dict(vocab_size=tokenizer.n_vocab))
-    model = runs.build_model(config, tokenizers.spelling(tokenizer))
+    model = runs.build_model(config, tokenizers.spelling_of(tokenizer))
     runs.save_checkpoint(tmp_path / 'best.pt', dict(
         format=runs.FORMAT, config=vars(config), idea='', model=model.state_dict(), counts=None,
         tokenizer=tokenizers.spec_of(tokenizer), settings={}, iter=7))
@@ -118,8 +118,8 @@ def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(folder, monkeypatch):
 @pytest.mark.parametrize('kind', ['table', 'byte_pool'])
 def test_with_adapters_a_run_computes_what_it_did(folder, kind):
     saved = torch.load(folder / 'best.pt', weights_only=True)
-    tokenizer = tokenizers.load(saved['tokenizer'], folder)
-    spelling = tokenizers.spelling(tokenizer)
+    tokenizer = tokenizers.load_tokenizer(saved['tokenizer'], folder)
+    spelling = tokenizers.spelling_of(tokenizer)
     model = runs.build_model(Config(**saved['config'] | dict(embedding=kind, n_byte_embd=16)), spelling).eval()
     checkpoint = saved | dict(config=vars(model.config), model=model.state_dict())
     adapted = runs.restore_model(checkpoint, spelling, 'here', lora_rank=2).eval()

@@ -58,7 +58,7 @@ def test_a_word_of_any_length_is_trained_on_in_linear_time():
 
 @pytest.fixture(scope='module')
 def trained():
-    return tokenizer.make('bpe300', tokenizer.train_bpe(tokenizer.count_words([story()]), 299))
+    return tokenizer.make_tokenizer('bpe300', tokenizer.train_bpe(tokenizer.count_words([story()]), 299))
 
 
 def test_encoding_equals_tiktokens_own_teaching_encoder(trained):
@@ -69,7 +69,7 @@ def test_encoding_equals_tiktokens_own_teaching_encoder(trained):
 
 @pytest.mark.parametrize('name', ['trained', 'byte'])
 def test_any_text_comes_back_even_one_that_looks_like_the_end_of_a_text(trained, name):
-    encoding = trained if name == 'trained' else tokenizer.make('byte', tokenizer.named_ranks('byte'))
+    encoding = trained if name == 'trained' else tokenizer.make_tokenizer('byte', tokenizer.named_ranks('byte'))
     rng = random.Random(0)
     for _ in range(200):
         text = ''.join(chr(rng.choice([rng.randrange(128), rng.randrange(0x800), rng.randrange(0x10000, 0x110000)]))
@@ -83,38 +83,38 @@ def test_gpt2_without_its_long_tokens_is_lossless_and_keeps_its_ids(monkeypatch)
     ranks = {bytes([i]): i for i in range(256)} | {b'ab': 256, b'abab': 257, b'abababab': 258}
     small = tiktoken.Encoding('gpt2', pat_str=tokenizer.WORDS, mergeable_ranks=ranks, special_tokens={})
     monkeypatch.setattr(tiktoken, 'get_encoding', lambda name: small)
-    whole = tokenizer.make('gpt2', tokenizer.named_ranks('gpt2'), end_of_text=259)
-    short = tokenizer.make('gpt2-4', tokenizer.named_ranks('gpt2-4'), end_of_text=259)
+    whole = tokenizer.make_tokenizer('gpt2', tokenizer.named_ranks('gpt2'), end_of_text=259)
+    short = tokenizer.make_tokenizer('gpt2-4', tokenizer.named_ranks('gpt2-4'), end_of_text=259)
     assert whole.encode_ordinary('abababab') == [258] and short.encode_ordinary('abababab') == [257, 257]
-    assert tokenizer.spelling(short)[255:] == [b'\xff', b'ab', b'abab', None, b''] and short.n_vocab == whole.n_vocab
+    assert tokenizer.spelling_of(short)[255:] == [b'\xff', b'ab', b'abab', None, b''] and short.n_vocab == whole.n_vocab
 
 
 def test_ids_may_begin_anywhere_and_a_byte_without_a_token_is_one_line(capfd, tmp_path):
     ranks = {bytes([b]): b + 17 for b in range(256) if b not in 'ã'.encode()} | {'é'.encode(): 400, b'12': 401}
-    odd = tokenizer.make('odd', ranks, pattern=r'\p{N}|\P{N}+', end_of_text=0, vocab_size=500)
+    odd = tokenizer.make_tokenizer('odd', ranks, pattern=r'\p{N}|\P{N}+', end_of_text=0, vocab_size=500)
     assert odd.encode_ordinary('é12') == [400, ord('1') + 17, ord('2') + 17]   # digits one by one, as the pattern says
     with pytest.raises(Failure, match=r"^tokenizer=odd has no token for 'ã' \(U\+00E3\)$"):
         odd.encode_ordinary('é12 pão')
-    spelled = tokenizer.spelling(odd)
+    spelled = tokenizer.spelling_of(odd)
     assert len(spelled) == odd.n_vocab == 500 and spelled[0] == b'' and spelled[1] is None and spelled[17] == b'\0'
     assert {i: token for i, token in enumerate(spelled) if token} == {i: token for token, i in ranks.items()}
-    tokenizer.save(odd, tmp_path)
-    again = tokenizer.load(None, tmp_path)
+    tokenizer.save_tokenizer(odd, tmp_path)
+    again = tokenizer.load_tokenizer(None, tmp_path)
     assert tokenizer.spec_of(again) == tokenizer.spec_of(odd) and again.encode_ordinary('é12') == odd.encode_ordinary('é12')
     assert capfd.readouterr() == ('', '')   # tiktoken, when it panics, writes to the terminal itself
 
 
 def test_what_is_saved_is_loaded_and_anything_else_is_one_line(trained, tmp_path):
-    tokenizer.save(trained, tmp_path)
+    tokenizer.save_tokenizer(trained, tmp_path)
     spec = json.loads(json.dumps(tokenizer.spec_of(trained)))
     assert sorted(file.name for file in tmp_path.iterdir()) == ['tokenizer.meta.json', 'tokenizer.tiktoken']
     for given in spec, None:
-        assert tokenizer.load(given, tmp_path).encode_ordinary(story(20)) == trained.encode_ordinary(story(20))
+        assert tokenizer.load_tokenizer(given, tmp_path).encode_ordinary(story(20)) == trained.encode_ordinary(story(20))
     others = [spec | change for change in (dict(vocab_size=299), dict(end_of_text=5), dict(max_token_bytes=2), dict(
         name='../x'), dict(sha256='0'), dict(pattern='('), dict(pattern=None), dict(name=3))] + [{}, [], 'byte']
     for wrong in others:
         with pytest.raises(Failure) as error:
-            tokenizer.load(wrong, tmp_path)
+            tokenizer.load_tokenizer(wrong, tmp_path)
         assert len(str(error.value).splitlines()) == 1, wrong
     rng = random.Random(0)
     for file in tmp_path.iterdir():
@@ -124,11 +124,11 @@ def test_what_is_saved_is_loaded_and_anything_else_is_one_line(trained, tmp_path
         for harm in b'', whole[:len(whole) // 2], bytes(flip), whole + b'QQ== 7\n', None:
             file.write_bytes(harm) if harm is not None else file.unlink()
             with pytest.raises(Failure) as error:
-                tokenizer.load(None, tmp_path)
+                tokenizer.load_tokenizer(None, tmp_path)
             assert len(str(error.value).splitlines()) == 1 and str(tmp_path) in str(error.value)
         file.write_bytes(whole)
-    tokenizer.save(tokenizer.make('byte', tokenizer.named_ranks('byte')), tmp_path)   # in place of the other
-    assert tokenizer.load(None, tmp_path).name == 'byte'
+    tokenizer.save_tokenizer(tokenizer.make_tokenizer('byte', tokenizer.named_ranks('byte')), tmp_path)   # in place of the other
+    assert tokenizer.load_tokenizer(None, tmp_path).name == 'byte'
 
 
 def test_without_gpt2s_vocabulary_two_lines_say_which_files_to_get(tmp_path, monkeypatch):

@@ -202,7 +202,7 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
     assert train(folder, f'--optimizer={optimizer}', f'--out_dir=out/{optimizer}', '--max_iters=1', *extra)[0] == 0
     state = load(folder / f'out/{optimizer}/ckpt.pt')
     torch.manual_seed(1337)
-    spelling, found = tokenizers.spelling(runs.load_run(folder / f'out/{optimizer}')[1]), []
+    spelling, found = tokenizers.spelling_of(runs.load_run(folder / f'out/{optimizer}')[1]), []
     config = runs.idea_module('').Config(**state['config'])
     model = runs.build_model(config, spelling, state['counts'])   # as it was at the start
     assert all(not torch.equal(p, state['model'][name]) for name, p in model.named_parameters())
@@ -467,8 +467,8 @@ def test_a_clock_set_back_never_makes_seconds_negative(trained):
 
 def test_an_interrupted_evaluation_ends_at_once(trained):
     model, encoding, _ = runs.load_run(trained[0] / 'out/a')
-    token_bytes = np.array([len(token or b'') for token in tokenizers.spelling(encoding)])
-    sets, calls = [prepare_wiki.load('mine', 'bpe300', trained[0] / 'data')], []
+    token_bytes = np.array([len(token or b'') for token in tokenizers.spelling_of(encoding)])
+    sets, calls = [prepare_wiki.load_data('mine', 'bpe300', trained[0] / 'data')], []
 
     def stop(done):
         calls.append(done)

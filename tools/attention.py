@@ -18,7 +18,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 if __name__ == '__main__':
     configure(globals(), at_least={0: 'layer head'})
 
@@ -92,7 +92,7 @@ if __name__ == '__main__':
         raise Failure(f'the prompt has {len(ids) - 1} tokens; 1 to {min(60, model.config.block_size) - 1} can be drawn')
     shares = {(i, j): one for i in ([layer] if layer else range(1, n_layer + 1))
               for j, one in enumerate(weights(model, torch.tensor([ids]), i - 1), 1) if head in (0, j)}
-    spelling = tokenizers.spelling(encoding)
+    spelling = tokenizers.spelling_of(encoding)
     names = [spelling[i].decode(errors='replace').strip() or repr(spelling[i].decode(errors='replace')) if spelling[i] else
              '(start)' for i in ids]
     if len(shares) > 1:

@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 if __name__ == '__main__':
     configure(globals(), argv=[arg for arg in sys.argv[1:] if arg.startswith('-')])
 

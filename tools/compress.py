@@ -19,18 +19,18 @@ learning_rate = 3e-4      # Adam's; it falls to 0 in a straight line
 
 import functools
 import pathlib
-from configurator import configure, Failure
+from configurator import Failure, configure
 if __name__ == '__main__':
     configure(globals(), {0: 'recovery learning_rate'}, dict(method='all prune lowrank int8 int4'))
 
 import torch
 from torch.nn.utils.parametrize import register_parametrization
 
-from stlm import batches
 import prepare_wiki
 from stlm import run
 from stlm import tokenizer as tokenizers
-from stlm.held_out import evaluate
+from stlm import text
+from stlm.text import bits_per_byte
 
 
 # A method returns what is trained in place of W, how W is made of that, and how many bytes it needs.
@@ -75,11 +75,11 @@ def compress(model, method, amount):
 
 
 def recover(model, tokens, steps, peak):
-    order = batches.Order(tokens, model.config.block_size, seed=0)
+    order = text.Order(tokens, model.config.block_size, seed=0)
     optimizer = torch.optim.Adam(model.parameters(), peak)
     for step in range(steps):
         optimizer.param_groups[0]['lr'] = peak * (1 - step / steps)
-        x, y = batches.load_blocks([order.next() for _ in range(8)], order.block_size, 'cpu')
+        x, y = text.load_blocks([order.next() for _ in range(8)], order.block_size, 'cpu')
         optimizer.zero_grad()
         model(x, y).mean().backward()
         optimizer.step()
@@ -108,9 +108,9 @@ if __name__ == '__main__':
     methods = dict(plain=(plain, [1]), prune=(prune, keep), lowrank=(lowrank, keep), int8=(rounded, [8]), int4=(rounded, [4]))
     _, encoding, checkpoint = run.load_run(out_dir)
     settings, tokens = checkpoint['settings'], checkpoint['tokenizer']['name']
-    sets = [prepare_wiki.load(name, tokens, settings['data_dir']) for name in batches.parse_mix(settings['dataset'])]
-    judge = functools.partial(evaluate, sets=sets, most_tokens=2**17,
-                              token_bytes=[len(token or b'') for token in tokenizers.spelling(encoding)])
+    sets = [prepare_wiki.load_data(name, tokens, settings['data_dir']) for name in text.parse_mix(settings['dataset'])]
+    judge = functools.partial(bits_per_byte, sets=sets, most_tokens=2**17,
+                              token_bytes=[len(token or b'') for token in tokenizers.spelling_of(encoding)])
     rows, table = [], ['| | keep, or bits | MB | bits per byte before | after |', '|---|---:|---:|---:|---:|']
     print(*table, sep='\n')
     for name in methods if method == 'all' else ['plain', method]:
@@ -119,7 +119,7 @@ if __name__ == '__main__':
             model = run.load_run(out_dir)[0]
             size = compress(model, form, amount)
             before = judge(model)[1]
-            recover(model, batches.open_split(*sets[0], 'train', model.config.block_size), recovery, learning_rate)
+            recover(model, text.open_split(*sets[0], 'train', model.config.block_size), recovery, learning_rate)
             rows.append((name, amount, size / 1e6, before, judge(model)[1]))
             table.append('| {} | {} | {:.2f} | {:.4f} | {:.4f} |'.format(*rows[-1]))
             print(table[-1], flush=True)

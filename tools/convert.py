@@ -14,7 +14,7 @@ out_dir = ''   # the run's folder
 to = ''        # what to make of the run: hf, llama2c, llama2c_q8 or int8
 file = ''      # where: a folder for hf and int8, else a file
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 if __name__ == '__main__':
     configure(globals())   # before what takes long to import
 
@@ -109,7 +109,7 @@ def read_tokenizer(path, name, start, vocab_size):
     special = {token['content'] for token in theirs['added_tokens'] if token['special']}
     ranks = {token.translate(letters).encode('latin-1'): i
              for token, i in model['vocab'].items() if token not in special}
-    tokenizer = tokenizers.make(name, ranks, patterns[0], start, vocab_size)
+    tokenizer = tokenizers.make_tokenizer(name, ranks, patterns[0], start, vocab_size)
     merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in model['merges']]
     if merges != tokenizer_json(tokenizer)['model']['merges']:
         raise Failure(f'{path}: its merges are not those of byte-pair encoding in the order of the ids')
@@ -240,13 +240,13 @@ def main():
             checkpoint['counts'] = torch.as_tensor(checkpoint['counts']).bfloat16()
     if from_ or to == 'int8':
         target.mkdir(parents=True, exist_ok=True)
-        tokenizers.save(tokenizer, target)
+        tokenizers.save_tokenizer(tokenizer, target)
         run.save_checkpoint(target / 'best.pt', checkpoint)
     elif to == 'hf':
         write_hf(target, llama_weights(model, checkpoint['idea']), model.config, tokenizer)
     else:
         weights = llama_weights(model, checkpoint['idea'])
-        llama2c.write(target, weights, model.config, tokenizer, int8=to == 'llama2c_q8')
+        llama2c.write_llama2c(target, weights, model.config, tokenizer, int8=to == 'llama2c_q8')
     files = [*target.iterdir()] if target.is_dir() else [target]
     print(f'{target}: written, {sum(one.stat().st_size for one in files) / 1e6:.1f} MB')
 

@@ -21,7 +21,7 @@ import collections
 import json
 import pathlib
 import zlib
-from configurator import configure, Failure
+from configurator import Failure, configure
 from stlm.console import Progress
 if __name__ == '__main__':
     configure(globals())

@@ -11,7 +11,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 if __name__ == '__main__':
     configure(globals(), at_least={1: 'number'})
 

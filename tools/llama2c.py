@@ -1,6 +1,6 @@
 """
 A run in the files of llama2.c (https://github.com/karpathy/llama2.c), for its run.c and runq.c: model.bin,
-and tokenizer.bin beside it. convert.py calls write().
+and tokenizer.bin beside it. convert.py calls write_llama2c().
 """
 import math
 import struct
@@ -8,7 +8,7 @@ import struct
 import torch
 
 from configurator import Failure
-from stlm.tokenizer import END, spelling
+from stlm.tokenizer import END, spelling_of
 
 LAYER = ('attn_norm', 'attn.query', 'attn.key', 'attn.value', 'attn.out', 'ffn_norm',
          'ffn.gate', 'ffn.down', 'ffn.up')
@@ -29,7 +29,7 @@ def vocabulary_of(tokenizer):
     end = tokenizer.eot_token
     bytes_ = [tokenizer.ranks.get(bytes([byte]), end) for byte in range(256)]
     others = sorted({*range(tokenizer.n_vocab)} - {end, *bytes_})
-    spelled = spelling(tokenizer)
+    spelled = spelling_of(tokenizer)
     vocabulary = []
     for i in [bytes_[0], end, end, *bytes_, *others]:
         token = spelled[i] or b'<|%d|>' % i         # an empty one would end the file,
@@ -71,7 +71,7 @@ def write_int8(out, tensors, head, shape, config):
 
 
 @torch.no_grad()
-def write(path, weights, config, tokenizer, int8):
+def write_llama2c(path, weights, config, tokenizer, int8):
     """model.bin at path, and tokenizer.bin. weights are a Llama's, by our names."""
     if (config.rope_base, config.norm_eps) != (10000, 1e-5):
         raise Failure(f'llama2.c has rope_base=10000 and norm_eps=1e-05 built in, '

@@ -17,7 +17,7 @@ from html import escape
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-from configurator import configure, Failure
+from configurator import Failure, configure
 if __name__ == '__main__':
     configure(globals())
 
@@ -344,8 +344,8 @@ def ranges(study):
 
 def planned(name=''):
     """The model that train.py makes of its own settings, or of a config file."""
-    from stlm import run
-    return run.planned_model([f'config/{name}.py'] if name else [])[0]
+    from tools import parts
+    return parts.planned_model([f'config/{name}.py'] if name else [])[0]
 
 
 def sizes():
@@ -362,10 +362,10 @@ def main():
     import train
     from model import grow_tree
 
-    folder, meta = prepare_wiki.load('pydocs', 'bpe4096', ROOT / 'data')
-    encoding = tokenizers.load(meta['tokenizer'], folder)
+    folder, meta = prepare_wiki.load_data('pydocs', 'bpe4096', ROOT / 'data')
+    encoding = tokenizers.load_tokenizer(meta['tokenizer'], folder)
     counts = np.bincount(np.fromfile(folder / 'train.bin', meta['dtype']), minlength=encoding.n_vocab)
-    tree = grow_tree(tokenizers.spelling(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
+    tree = grow_tree(tokenizers.spelling_of(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
     pictures = dict(
         surprise=lambda: surprise(*asked(ROOT / 'pretrained/tiny_10m', PROMPT)),
         pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),

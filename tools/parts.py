@@ -1,0 +1,42 @@
+"""
+The parameters of the model that train.py would make, with their shapes.
+
+    python -m tools.parts config/byte_10m.py
+"""
+import math
+import re
+import sys
+from collections import Counter
+
+import torch
+
+import train
+from configurator import Failure, configure
+from stlm import run
+
+
+def planned_model(argv):
+    """(model, settings): what train.py would make of a config file and flags, as shapes without numbers."""
+    settings, _ = configure(dict(vars(train)), argv=argv)
+    module, name = run.idea_module(settings['idea']), settings['tokenizer']
+    shape = {field: settings[field] for field in module.Config.__dataclass_fields__ if field in settings}
+    vocab_size = int(name.removeprefix('bpe')) if name.startswith('bpe') else {'byte': 257}.get(name, 50257)
+    try:
+        with torch.device('meta'):
+            return module.GPT(module.Config(vocab_size=vocab_size, **shape)), settings
+    except ValueError as error:
+        raise Failure(error)
+
+
+def print_parts(argv):
+    """Each parameter of planned_model() with its shape; layers that are alike share a line."""
+    model, settings = planned_model(argv)
+    rows = Counter((re.sub(r'\.\d+\.', '.*.', name), tuple(p.shape)) for name, p in model.named_parameters())
+    for (name, shape), n in rows.items():
+        print(f"{name:34} {n:3} x {' x '.join(map(str, shape)):12} {n * math.prod(shape):12,}")
+    print(f"{model.config.n_layer} layers, context {model.config.block_size} tokens, vocabulary {model.config.vocab_size:,} "
+          f"({settings['tokenizer']})\n{run.count_line(model)}")
+
+
+if __name__ == '__main__':
+    print_parts(sys.argv[1:])
