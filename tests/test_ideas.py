@@ -21,7 +21,7 @@ OFF = dict(value_residual=dict(value_share=0.0), experts=dict(n_experts=1), paus
            early_exit=dict(exit_loss=0.0, layer_dropout=0.0),
            self_speculation=dict(exit_loss=0.0, layer_dropout=0.0, n_draft=0), distillation=dict(teacher=''),
            mixture_of_depths=dict(depth_share=1.0), next_thought=dict(thought_weight=0.0),
-           fill_in_the_middle=dict(fill_share=0.0))
+           fill_in_the_middle=dict(fill_share=0.0), factorised=dict(n_factor=0))   # ON: tests/test_factorised.py
 ON = dict(value_residual=dict(), experts=dict(n_experts=4), pause_tokens=dict(pause_every=3, n_pauses=2),
           early_exit=dict(exit_layer=1), self_speculation=dict(exit_layer=1), mixture_of_depths=dict(depth_share=0.4), next_thought=dict(),
           fill_in_the_middle=dict())

@@ -50,6 +50,7 @@ STUDIES = dict(
         'byte_pool': POOL,
         'gpt2 softmax': GPT2,
         'gpt2 softmax, small': GPT2 | dict(n_embd=60, d_ff=180),   # 3.2M parameters; byte_pool has 3.1M
+        'gpt2 softmax, factorised': GPT2 | dict(idea='factorised', n_factor=22),   # as many as byte_pool, as wide
         'bpe8192 softmax': BPE,
         'bytes': TABLE | dict(tokenizer='byte', block_size=1124),
         'gpt2 softmax, no counts': GPT2 | dict(output_bias=False)},
