@@ -7,7 +7,7 @@ from ideas import factorised
 from stlm import fast
 from stlm.run import build_model
 from test_ideas import tiny
-from test_model import COUNTS, SPELLING, TINY, tokens
+from test_model import COUNTS, TINY, tokens
 
 ON = dict(n_factor=6, output_bias=True)
 C, E, V = TINY['n_embd'], 6, TINY['vocab_size']
