@@ -286,6 +286,10 @@ class Transformer(nn.Module):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""
         return self.tokens.nll(self.hidden(idx), targets)
 
+    def nll_of_symbols(self, idx, targets):
+        """As forward(), but what each choice costs within a target: (B, T, symbols) nats."""
+        return self.tokens.nll_of_symbols(self.hidden(idx), targets)
+
 
 # -------------------------------------------------------------------------------------------
 # 2. Byte pooling: tokens in and out by their spelling (arXiv 2405.14159, section 5.2). The tree is ours.

@@ -18,6 +18,13 @@ def command(script, **flags):
     return ' '.join(['python', script, *(f'--{name}={quote(str(value))}' for name, value in flags.items())])
 
 
+def visible(text, keep=''):
+    """Text with what no terminal, picture or page should obey written out, as \\x1b: control characters, marks that turn
+    the direction of writing, and what is no character by itself."""
+    obeyed = '[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]'
+    return re.sub(obeyed, lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text)
+
+
 def duration(seconds):
     """How long it takes: 0:42, 2:05:30, or 3.4 days."""
     if not seconds < 2 * 86400:

@@ -9,10 +9,17 @@ import sys
 import tempfile
 import time
 
+import torch
+
+from model import Config
+from stlm import run as runs
+from stlm import tokenizer as tokenizers
+
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ['--n_layer=2', '--n_head=2', '--n_kv_head=1', '--n_embd=32', '--d_ff=64', '--block_size=32',
          '--batch_size=4', '--device=cpu', '--warmup_iters=2', '--max_iters=20', '--eval_interval=10',
          '--log_interval=5']
+SHAPE = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, d_ff=96, block_size=64)
 
 
 # a Python that has imported what takes long, and forks for each script
@@ -92,3 +99,21 @@ def story(n=2500):
         if i % 10 == 9:
             lines.append('')
     return '\n'.join(lines)
+
+
+def make_run(folder, tokenizer=None, idea='', **changes):
+    """A run's folder with a random model whose every number matters, norms and adapters too."""
+    if tokenizer is None:
+        tokenizer = tokenizers.make_tokenizer('bpe400', tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400))
+    config = Config(**{'vocab_size': tokenizer.n_vocab, **SHAPE, **changes})
+    torch.manual_seed(0)
+    model = runs.build_model(config, tokenizers.spelling_of(tokenizer), torch.ones(tokenizer.n_vocab)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * (0.3 if p.dim() == 1 else 0.1))
+    folder.mkdir(parents=True)
+    tokenizers.save_tokenizer(tokenizer, folder)
+    runs.save_checkpoint(folder / 'best.pt', dict(
+        format=runs.FORMAT, config=vars(config), idea=idea, model=model.state_dict(), counts=torch.ones(tokenizer.n_vocab),
+        tokenizer=tokenizers.spec_of(tokenizer), settings={}, iter=1))
+    return model, tokenizer

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import fails_in_one_line, run, story
+from helpers import fails_in_one_line, make_run, run, story
 
 from stlm import run as runs
 from stlm import tokenizer as tokenizers
-from model import Config
 
-SMALL = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, d_ff=96, block_size=64)
 ODD = ['', ' ', 'Hello  world', "don't we'll I'M", 'x = 12345  67\n\n\n  y', '\t\ta\r\nb', 'Zoë 老师 🐈 naïve', 'a   1 \n 2',
        '½ ⅷ ٣٤', 'é', 'e\u0301', '\u00a0x\u2003y', ' .. !!??', 'x\u2028y', "'s 's's", '１２ ３']
 
@@ -25,24 +23,6 @@ def texts(n):
     draw = random.Random(0)
     made = [''.join(draw.choice(letters) for _ in range(draw.randrange(30))) for _ in range(n // 2)]
     return made + [''.join(draw.choice([*words, ' ', '  ', '\n', '12', 'the ']) for _ in range(12)) for _ in range(n - n // 2)]
-
-
-def make_run(folder, tokenizer=None, idea='', **changes):
-    """A run's folder with a random model whose every number matters, norms and adapters too."""
-    if tokenizer is None:
-        tokenizer = tokenizers.make_tokenizer('bpe400', tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400))
-    config = Config(**{'vocab_size': tokenizer.n_vocab, **SMALL, **changes})
-    torch.manual_seed(0)
-    model = runs.build_model(config, tokenizers.spelling_of(tokenizer), torch.ones(tokenizer.n_vocab)).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * (0.3 if p.dim() == 1 else 0.1))
-    folder.mkdir(parents=True)
-    tokenizers.save_tokenizer(tokenizer, folder)
-    runs.save_checkpoint(folder / 'best.pt', dict(
-        format=runs.FORMAT, config=vars(config), idea=idea, model=model.state_dict(), counts=torch.ones(tokenizer.n_vocab),
-        tokenizer=tokenizers.spec_of(tokenizer), settings={}, iter=1))
-    return model, tokenizer
 
 
 def converted(folder, *flags):

@@ -1,0 +1,151 @@
+"""
+What a model makes of a text, token by token: the likeliest next ones, the bits that each costs, and which tokens are alike.
+
+    model, tokenizer, checkpoint = load_run('pretrained/tiny_10m')
+    print(nearest(model, tokenizer, ' north'))
+
+A token is shown by its bytes, since a character may be cut between two. sample.py prints these as charts; in a notebook
+next_tokens(), bits_of_tokens() and nearest() return numbers, and page() an HTML page.
+"""
+import codecs
+import math
+import re
+from html import escape
+
+import torch
+import torch.nn.functional as F
+
+from configurator import Failure
+from stlm.console import visible
+from stlm.tokenizer import spelling_of
+
+PAGE = """<!doctype html><meta charset="utf-8"><title>Bits of each token</title>
+<style>:root { color-scheme: light dark } body { font: 1.2em/1.9 sans-serif; max-width: 45em; margin: 2em auto; padding: 0 1em }
+span { white-space: pre-wrap; border-radius: .2em; outline: 1px solid #8884 }</style>
+"""
+
+
+def ids_of(tokenizer, text):
+    """The ids that a model reads before it goes on: as every training document, they begin with the end of a text."""
+    return [tokenizer.eot_token, *tokenizer.encode_ordinary(text)]
+
+
+@torch.no_grad()
+def next_tokens(model, tokenizer, text, n=10):
+    """[(token, probability)] of the n likeliest tokens after a text."""
+    log_probs = model.log_probs(torch.tensor([ids_of(tokenizer, text)], device=model.norm.weight.device))[0]   # (V)
+    if log_probs.isnan().any():
+        raise Failure('the model gives no probabilities: its numbers are not a number')
+    best = log_probs.topk(min(n, len(log_probs)))
+    spelling = spelling_of(tokenizer)
+    return [(spelling[i], p) for i, p in zip(best.indices.tolist(), best.values.exp().tolist())]
+
+
+@torch.no_grad()
+def bits_of_tokens(model, tokenizer, text):
+    """[(token, [bits of its symbols])] of a text: what each token cost the model, given those before it. A token of a
+    table is one symbol; byte pooling chooses each byte and the end, and nan stands where nothing else could follow."""
+    ids = ids_of(tokenizer, text)
+    if not 1 < len(ids) <= model.config.block_size + 1:
+        raise Failure(f'the prompt has {len(ids) - 1} tokens; give it 1 to {model.config.block_size}')
+    idx = torch.tensor([ids], device=model.norm.weight.device)                            # (1, T + 1)
+    nats = model.nll_of_symbols(idx[:, :-1], idx[:, 1:])[0]                               # (T, symbols)
+    spelling = spelling_of(tokenizer)
+    return [(spelling[i], bits) for i, bits in zip(ids[1:], (nats.float() / math.log(2)).tolist())]
+
+
+@torch.no_grad()
+def token_vectors(model, spelling):
+    """(M) ids and (M, C) vectors, each of length 1, of all tokens but the end of a text: the rows of a token table, or what
+    byte pooling's encoder makes of a token's bytes."""
+    ids = torch.tensor([i for i, token in enumerate(spelling) if token], device=model.norm.weight.device)
+    vectors = torch.cat([model.tokens.embed(some[None])[0] for some in ids.split(2**12)])
+    return ids, F.normalize(vectors.float(), dim=1)
+
+
+def terms_of(text):
+    """' his - he + she' -> [(1, ' his'), (-1, ' he'), (1, ' she')]. A sign stands between blanks; a word keeps its own."""
+    words = re.split(' [+-](?= )', text)
+    signs = [1 if sign == '+' else -1 for sign in re.findall(' ([+-])(?= )', text)]
+    return [*zip([1, *signs], words)]
+
+
+def nearest(model, tokenizer, text, n=10):
+    """[(token, cosine)] of the n tokens whose vectors point most nearly where the text's does. The text is a token, or a
+    sum: ' his - he + she'. Its own tokens are left out."""
+    spelling = spelling_of(tokenizer)
+    ids, vectors = token_vectors(model, spelling)                                         # (M), (M, C)
+    target, asked = torch.zeros_like(vectors[0]), []                                      # (C)
+    for sign, word in terms_of(text):
+        found = tokenizer.encode_ordinary(word)
+        if len(found) != 1:
+            pieces = ' '.join(named(spelling[i]) for i in found) or 'nothing'
+            raise Failure(f'{word!r} is not one token here, but {pieces}; most words begin with a blank, as " north"')
+        row = (ids == found[0]).nonzero().item()
+        target += sign * vectors[row]
+        asked.append(row)
+    cosines = vectors @ F.normalize(target, dim=0)                                        # (M)
+    cosines[asked] = -math.inf
+    best = cosines.topk(min(n, len(ids) - len(set(asked))))
+    return [(spelling[ids[i]], cosine) for i, cosine in zip(best.indices.tolist(), best.values.tolist())]
+
+
+# --------------------------------------------------------------------------------------------------
+# As charts in the terminal, and as a page
+
+def bar(share):
+    return '#' * min(max(round(share * 24), 0), 24)
+
+
+def named(token):
+    try:
+        return repr(token.decode()) if token else '(end of text)'
+    except UnicodeDecodeError:   # a part of a character
+        return repr(token)
+
+
+def chart(rows, form):
+    """The lines of [(token, share)]: the share in a form, a bar as long, and the token."""
+    return '\n'.join(f'{form.format(share):>6} {bar(share):24} {named(token)}' for token, share in rows)
+
+
+def chart_of_bits(rows):
+    """The lines of bits_of_tokens(): each token's bits, as a bar too, then those of each of its symbols."""
+    lines = []
+    for token, bits in rows:
+        total = sum_of(bits)
+        line = f'{total:6.1f} {bar(total / 24):24} {named(token):18}'
+        if len(bits) > 1:   # byte pooling
+            symbols = [repr(bytes([byte]))[1:] for byte in token] + ['END']
+            for symbol, cost in zip(symbols, bits):
+                line += f' {symbol}' if math.isnan(cost) else f' {symbol} {cost:.1f}'
+        lines.append(line)
+    size = sum(len(token) for token, _ in rows)
+    return '\n'.join([*lines, f'{bits_per_byte(rows):6.2f} bits per byte, {len(rows)} tokens, {size} bytes'])
+
+
+def sum_of(bits):
+    return sum(cost for cost in bits if not math.isnan(cost))
+
+
+def bits_per_byte(rows):
+    return sum(sum_of(bits) for _, bits in rows) / max(sum(len(token) for token, _ in rows), 1)
+
+
+def coloured(text, bits):
+    shown, red = escape(visible(text, keep='\n\t')), min(bits / 12, 1) * 0.75
+    return f'<span title="{bits:.1f} bits" style="background: rgb(255 60 0 / {red:.2f})">{shown}</span>'
+
+
+def page(rows, about):
+    """The text of bits_of_tokens() as HTML, each token on a background that is the redder the more bits it cost. Tokens
+    that end inside a character stand with the next one."""
+    decoder, waiting, spans = codecs.getincrementaldecoder('utf-8')('replace'), 0.0, ''
+    for token, bits in rows:
+        waiting += sum_of(bits)
+        if text := decoder.decode(token):
+            spans += coloured(text, waiting)
+            waiting = 0.0
+    legend = ' '.join(coloured(f' {bits} ', bits) for bits in (0, 3, 6, 9, 12))
+    return (f'{PAGE}<p dir="auto">{spans}</p>\n<hr><p>bits that a token costs: {legend} and more<br>'
+            f'{bits_per_byte(rows):.2f} bits per byte ({escape(visible(about))})</p>\n')
