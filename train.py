@@ -397,8 +397,8 @@ if __name__ == '__main__':
                 say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')
                 if questions:
                     with autocast:
-                        score, _ = multiple_choice.evaluate(judged.eval(), encoding, questions,
-                                                            progress=watch('questions'))
+                        score, _ = multiple_choice.answer_questions(
+                            judged.eval(), encoding, questions, progress=watch('questions'))
                     judged.train()
                     say(f'step {it:6} | {len(questions)} questions: {score["acc"]:.1%} right, '
                         f'{score["acc_norm"]:.1%} by character (chance {score["chance"]:.1%}), '

@@ -1,10 +1,11 @@
 """
-Where multiple-choice questions come from: BLiMP, ARC, Winogrande, HellaSwag, MMLU, or one's own.
+Where multiple-choice questions come from: BLiMP, ARC, Winogrande, HellaSwag, MMLU, or your own file.
 
     items = load_questions('arc_easy', limit=500)    # fetched on first use
     items = load_questions('my.jsonl')               # own_item() says what a line is
 
-Prompts are those of EleutherAI's lm-evaluation-harness 0.4.13, letter by letter.
+Prompts are those of EleutherAI's lm-evaluation-harness 0.4.13, letter by letter. Another benchmark needs three
+things: in SOURCES where its file is, a function that makes an item of a line, and an entry in TASKS.
 """
 import csv
 import hashlib
@@ -15,6 +16,7 @@ import pathlib
 import random
 import re
 import shutil
+import string
 import tempfile
 import zipfile
 from collections import namedtuple
@@ -30,31 +32,38 @@ from stlm.files import write_whole
 ARC = 'https://ai2-public-datasets.s3.amazonaws.com/arc/ARC-V1-Feb2018.zip'
 WINOGRANDE = 'https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip'
 GITHUB = 'https://raw.githubusercontent.com'
-SOURCES = {   # name: address, member of that large archive, sha256; mmlu and blimp are folders
-    'ARC-Easy-Test.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Test.jsonl',
-                            'ce32a0774b4beb1977d2c6b16dda5dd2b24fdc9c7f506882c452678676bd09be'),
-    'ARC-Challenge-Test.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Test.jsonl',
-                                '9fa8ffb3e3a1f88cb302d53dd95aae81e39209ad9bcf974376b319d8fd35717c'),
-    'ARC-Easy-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Train.jsonl', ''),
-    'ARC-Challenge-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Train.jsonl', ''),
-    'dev.jsonl': (WINOGRANDE, 'winogrande_1.1/dev.jsonl',
-                  '1aeac79cf46a3dcbe59a71ca7e5372a1490cde2b4ae2387dc56f00378104d2e8'),
-    'hellaswag_val.jsonl': (f'{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl', '',
-                            '0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588'),
-    'mmlu': ('https://people.eecs.berkeley.edu/~hendrycks/data.tar', '',
-             'bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b'),
-    'blimp': (f'{GITHUB}/alexwarstadt/blimp/3e56b06/BLiMP.zip', '',
-              '172a1a714d72e72a89e8384dd531483f3d0f8a9aee3d33dccaf7992d8cecbb73')}
+SOURCES = {   # a file or folder in data_dir: its address, which member of that large archive, its sha256
+    'arc/ARC-Easy-Test.jsonl': (
+        ARC, 'ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Test.jsonl',
+        'ce32a0774b4beb1977d2c6b16dda5dd2b24fdc9c7f506882c452678676bd09be'),
+    'arc/ARC-Challenge-Test.jsonl': (
+        ARC, 'ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Test.jsonl',
+        '9fa8ffb3e3a1f88cb302d53dd95aae81e39209ad9bcf974376b319d8fd35717c'),
+    'arc/ARC-Easy-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Train.jsonl', ''),
+    'arc/ARC-Challenge-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Train.jsonl', ''),
+    'winogrande/dev.jsonl': (
+        WINOGRANDE, 'winogrande_1.1/dev.jsonl',
+        '1aeac79cf46a3dcbe59a71ca7e5372a1490cde2b4ae2387dc56f00378104d2e8'),
+    'hellaswag/hellaswag_val.jsonl': (
+        f'{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl', '',
+        '0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588'),
+    'mmlu': (
+        'https://people.eecs.berkeley.edu/~hendrycks/data.tar', '',
+        'bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b'),
+    'blimp': (
+        f'{GITHUB}/alexwarstadt/blimp/3e56b06/BLiMP.zip', '',
+        '172a1a714d72e72a89e8384dd531483f3d0f8a9aee3d33dccaf7992d8cecbb73')}
 
 
-def fetched(path):
-    """path, fetched first if it isn't there, whole or not at all."""
-    if path.exists():
+def fetch_source(data_dir, name):
+    """The path of a file or folder of SOURCES, fetched first if it isn't there, whole or not at all."""
+    path = pathlib.Path(data_dir, name)
+    if path.exists() or name not in SOURCES:   # but in one of its folders
         return path
     print(f'{path} is not there yet: fetching it')
-    url, member, sha256 = SOURCES[path.name]
+    url, member, sha256 = SOURCES[name]
     if member:
-        write_whole(path, member_of(url, member, sha256, path))
+        write_whole(path, read_member(url, member, sha256, path))
     elif path.suffix:
         download(url, path, sha256=sha256)
     else:
@@ -69,14 +78,14 @@ def fetched(path):
     return path
 
 
-def member_of(url, member, sha256, path):
+def read_member(url, member, sha256, path):
     """One file of a large zip, read without the rest."""
     try:
         with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 2**20)) as archive:
             data = archive.read(member)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         raise Failure(f"{url} can't be read ({type(error).__name__}). Put its {member} at {path}, "
-             'or name a folder that has it: --data_dir=FOLDER')
+                      'or name a folder that has it: --data_dir=FOLDER')
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise Failure(f'{url}: {member} is not what it was (sha256); nothing was kept')
     return data
@@ -85,7 +94,7 @@ def member_of(url, member, sha256, path):
 # --------------------------------------------------------------------------------------------------
 # Items
 
-# contexts: one for each choice, in most tasks the same; right: the right choice's number, from 0;
+# contexts: one for each choice, in most tasks the same text; right: the number of the right choice, from 0;
 # group: MMLU's subject, BLiMP's phenomenon
 Item = namedtuple('Item', 'contexts choices right group')
 
@@ -107,11 +116,11 @@ def make_item(contexts, choices, right, group=''):
     return Item(contexts, choices, right, group)
 
 
-def read(path, parse):
+def read_items(path, parse):
     """The items that parse() makes of the records of a .jsonl file or the rows of a .csv file."""
     data = path.read_bytes()
     try:
-        text = data.decode().removeprefix('\ufeff')   # Windows' editors sign UTF-8
+        text = data.decode().removeprefix('\ufeff')   # Windows' editors begin a file with this mark
     except UnicodeDecodeError as error:
         raise Failure(f'{path}, line {data.count(10, 0, error.start) + 1}: not UTF-8')
     is_csv = path.suffix == '.csv'
@@ -130,22 +139,24 @@ def read(path, parse):
     return items
 
 
-def examples(path, parse, shots):
+def read_examples(data_dir, name, parse, num_fewshot):
     """The items of a file that has at least so many to show, if any are to be shown."""
-    if not shots:
+    if not num_fewshot:
         return []
-    items = read(fetched(path), parse)
-    if len(items) < shots:
-        raise Failure(f'num_fewshot={shots}: {path} has {len(items)} examples; give at most that many')
+    path = fetch_source(data_dir, name)
+    items = read_items(path, parse)
+    if len(items) < num_fewshot:
+        raise Failure(f'num_fewshot={num_fewshot}: {path} has {len(items)} examples; give at most that many')
     return items
 
 
-def answered(items):
+def show_answers(items):
+    """The text of answered examples, to stand before a question."""
     return ''.join(f'{item.contexts[0]} {item.choices[item.right]}\n\n' for item in items)
 
 
 # --------------------------------------------------------------------------------------------------
-# Tasks: (folder, num_fewshot) -> for each of the task's files a list of items
+# Tasks: (data_dir, num_fewshot) -> for each of the task's files a list of items
 
 def blimp_item(record):
     """{"sentence_good": ..., "sentence_bad": ..., "linguistics_term": ...}"""
@@ -155,8 +166,9 @@ def blimp_item(record):
     return make_item('', [record['sentence_good'], record['sentence_bad']], 0, phenomenon)
 
 
-def blimp(folder, shots):
-    return [read(path, blimp_item) for path in sorted(fetched(folder / 'blimp').glob('*.jsonl'))]
+def blimp(data_dir, num_fewshot):
+    paths = fetch_source(data_dir, 'blimp').glob('*.jsonl')
+    return [read_items(path, blimp_item) for path in sorted(paths)]
 
 
 def arc_item(record):
@@ -168,26 +180,26 @@ def arc_item(record):
     return make_item(context, texts, labels.index(record['answerKey']))
 
 
-def arc(part, folder, shots):
-    train = examples(folder / f'arc/ARC-{part}-Train.jsonl', arc_item, shots)
+def arc(part, data_dir, num_fewshot):
+    train = read_examples(data_dir, f'arc/ARC-{part}-Train.jsonl', arc_item, num_fewshot)
     draw = random.Random(1234)   # the harness's seed: each item has examples of its own
     items = []
-    for item in read(fetched(folder / f'arc/ARC-{part}-Test.jsonl'), arc_item):
-        shown = answered(draw.sample(train, shots))
+    for item in read_items(fetch_source(data_dir, f'arc/ARC-{part}-Test.jsonl'), arc_item):
+        shown = show_answers(draw.sample(train, num_fewshot))
         items.append(make_item(shown + item.contexts[0], item.choices, item.right))
     return [items]
 
 
 def winogrande_item(record):
     """{"sentence": text with a _, "option1": ..., "option2": ..., "answer": "1" or "2"}"""
-    before, after = record['sentence'].split('_', 1)   # scored are the same words after either option
+    before, after = record['sentence'].split('_', 1)   # the same words are scored after either option
     contexts = [before + record['option1'], before + record['option2']]
     return make_item(contexts, [after.strip()] * 2, ['1', '2'].index(record['answer']))
 
 
 def hellaswag_item(record):
     """{"activity_label": ..., "ctx_a": ..., "ctx_b": ..., "endings": [...], "label": 0 to 3}"""
-    def clean(text):   # of WikiHow's marks
+    def clean(text):   # without WikiHow's marks
         text = text.strip().replace(' [title]', '. ')
         return re.sub(r'\[.*?\]', '', text).replace('  ', ' ')
 
@@ -198,8 +210,8 @@ def hellaswag_item(record):
     return make_item(clean(context), endings, record['label'])
 
 
-def one_file(name, parse, folder, shots):
-    return [read(fetched(folder / name), parse)]
+def one_file(name, parse, data_dir, num_fewshot):
+    return [read_items(fetch_source(data_dir, name), parse)]
 
 
 LETTERS = ['A', 'B', 'C', 'D']
@@ -218,15 +230,16 @@ def letter_item(row):
     return make_item('\n'.join([row[0].strip(), *lines, 'Answer:']), LETTERS, right)
 
 
-def mmlu(parse, kind, folder, shots):
+def mmlu(parse, kind, data_dir, num_fewshot):
     files = []
-    for test in sorted(fetched(folder / 'mmlu').glob('test/*_test.csv')):
-        name = test.name.removesuffix('_test.csv')
+    for path in sorted(fetch_source(data_dir, 'mmlu').glob('test/*_test.csv')):
+        name = path.name.removesuffix('_test.csv')
         subject = name.replace('_', ' ')
-        shown = examples(folder / f'mmlu/dev/{name}_dev.csv', parse, shots)[:shots]
-        head = f'The following are {kind} (with answers) about {subject}.\n\n{answered(shown)}'
+        examples = read_examples(data_dir, f'mmlu/dev/{name}_dev.csv', parse, num_fewshot)
+        shown = show_answers(examples[:num_fewshot])
+        head = f'The following are {kind} (with answers) about {subject}.\n\n{shown}'
         files.append([make_item(head + item.contexts[0], item.choices, item.right, subject)
-                      for item in read(test, parse)])
+                      for item in read_items(path, parse)])
     return files
 
 
@@ -234,13 +247,17 @@ def own_item(record):
     """{"question": ..., "choices": [...], "answer": the right choice, or its letter, or its number from 0},
     or {"sentence_good": ..., "sentence_bad": ...}, as BLiMP has them"""
     if 'sentence_good' in record:
-        return blimp_item(record)
-    asked, choices, right = record['question'], record['choices'], record['answer']
-    if type(right) is str and right in choices:
-        right = choices.index(right)
-    elif type(right) is str and len(right) == 1:
-        right = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'.index(right)
-    return make_item('Question: ' + asked + '\nAnswer:' if asked != '' else '', choices, right)
+        item = blimp_item(record)
+    else:
+        asked, choices, right = record['question'], record['choices'], record['answer']
+        if type(right) is str and right in choices:
+            right = choices.index(right)
+        elif type(right) is str and len(right) == 1:
+            right = string.ascii_uppercase.index(right)
+        item = make_item('Question: ' + asked + '\nAnswer:' if asked != '' else '', choices, right)
+    if len({choice.strip() for choice in item.choices}) < len(item.choices):
+        raise ValueError(f'two choices are the same text: {item.choices!r:.80}')
+    return item
 
 
 TASKS = {
@@ -254,27 +271,14 @@ TASKS = {
 
 
 def load_questions(task, data_dir='data/eval', num_fewshot=0, limit=0):
-    """The items of a task, or of one's own .jsonl file; with a limit the first of each file."""
+    """The items of a task, or of your own .jsonl file; with a limit the first of each file."""
     if task in TASKS:
-        files = TASKS[task](pathlib.Path(data_dir), num_fewshot)
+        files = TASKS[task](data_dir, num_fewshot)
     elif pathlib.Path(task).is_file():
-        files = [read(pathlib.Path(task), own_item)]
+        files = [read_items(pathlib.Path(task), own_item)]
     else:
         raise Failure(f'{task}: no such file, and the tasks are {",".join(TASKS)}')
-    items = [item for of_file in files for item in of_file[:limit or None]]
+    items = [item for items_of_file in files for item in items_of_file[:limit or None]]
     if not items:
         raise Failure(f'{task}: there is no question in {data_dir if task in TASKS else "it"}')
     return items
-
-
-PUBLISHED = {   # zero-shot, in %: acc/acc_norm
-    'arc_easy': 'GPT-2 124M 43.81/39.48 ¹, Pythia-70M 37.37/35.02 ²',
-    'arc_challenge': 'GPT-2 124M 19.03/22.70 ¹, Pythia-70M 18.09/22.10 ²',
-    'winogrande': 'GPT-2 124M 51.62 ¹, Pythia-70M 52.80 ²',
-    'hellaswag': 'GPT-2 124M 28.92/31.14 ¹, Pythia-160M 28.38/30.14 ¹',
-    'mmlu': 'Pythia-70M 25.29, Pythia-160M 24.40 ², with an older prompt',
-    'mmlu_cloze': 'GPT-2 124M 25.57/27.21 ³, SmolLM2-135M 31.5 ⁴, with other prompts',
-    'blimp': '5-gram 61.2, LSTM 69.8, GPT-2 large 83.0, people 87.4 ⁵'}
-NOTES = """In brackets: standard errors from chance; within ±1.96 luck would do. A tie counts as wrong.
-Published: ¹ Vermeille/lm-evaluation-harness-cfg, plots/gpt2.py and pythia.py; ² EleutherAI/pythia,
-evals/pythia-v1; ³ llm.c, dev/data/mmlu.py; ⁴ its model card; ⁵ arXiv 1912.00582."""

@@ -17,7 +17,7 @@ data_dir = 'data/eval'   # the tasks' files, as eval_mc.py has them
 limit = 20               # items of each task, of MMLU of each subject; 0 for all
 num_fewshot = 0          # answered examples before each question; where ARC's Train is missing its Dev stands in
 block_size = 512         # of the random model: shorter ones truncate more
-tasks = ''               # these alone, of eval_mc.py's; without, all of them and a file of one's own pairs
+tasks = ''               # only these of eval_mc.py's; without, all of them and a file of our own pairs
 speed = 0                # time about this many items of each task, at 50M parameters
 rounds = 3               # of timing, in turns; the median counts
 batch_sizes = '1,4,16,64'   # the harness's best of these counts
@@ -43,8 +43,9 @@ sys.path.insert(0, str(ROOT))
 os.environ |= dict(HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
 
 from configurator import configure
-configure(globals(), one_of=dict(dtype='bfloat16 float32', harness_dtype='bfloat16 float32'),
-          at_least={0: 'limit speed num_fewshot', 1: 'rounds'})
+if __name__ == '__main__':
+    configure(globals(), one_of=dict(dtype='bfloat16 float32', harness_dtype='bfloat16 float32'),
+              at_least={0: 'limit speed num_fewshot', 1: 'rounds'})
 
 import datasets
 import lm_eval
@@ -104,7 +105,7 @@ def sources(folder, name):
             for subject in subjects]
     file, split = dict(winogrande=('winogrande/default.yaml', 'winogrande/dev.jsonl'),
                        hellaswag=('hellaswag/hellaswag.yaml', 'hellaswag/hellaswag_val.jsonl')).get(
-                           name, ('blimp/anaphor_number_agreement.yaml', name))   # pairs of one's own
+                           name, ('blimp/anaphor_number_agreement.yaml', name))   # our own pairs
     records = lines(folder / split)
     return [(file, dict(train=records, validation=records))]
 
@@ -132,7 +133,7 @@ def first_of_equals(items, scores):
 
 def compare(model, tokenizer, lm, folder, name):
     items = questions.load_questions(name, folder, num_fewshot, limit)
-    result, scores = eval_mc.evaluate(model, tokenizer, items)
+    result, scores = eval_mc.answer_questions(model, tokenizer, items)
     ours = [(context, ' ' + choice) for item in items for context, choice in zip(item.contexts, item.choices)]
     instances, docs = [], []
     for file, splits in sources(folder, name):
@@ -155,7 +156,7 @@ def compare(model, tokenizer, lm, folder, name):
             accuracy, mine, ties = np.mean(theirs[metric]), result[metric], result[f'{metric}_ties'] / len(items)
             ok &= theirs[metric] == by_their_rule and mine - 1e-12 <= accuracy <= mine + ties + 1e-12
             error = np.std(theirs[metric], ddof=1) / len(items)**0.5
-            ok &= ties > 0 or bool(np.isclose(error, result[f'{metric}_se'], 1e-12, 0, equal_nan=True))
+            ok &= ties > 0 or len(items) == 1 or bool(np.isclose(error, result[f'{metric}_se'], 1e-12, 0))
             said.append(f'{metric} {accuracy:.6f} and {mine:.6f}, {result[f"{metric}_ties"]} ties')
     print(f'{"same" if ok else "DIFFERENT"}: {pathlib.Path(name).stem:13} {len(items):6} items, {len(ours):6} requests equal, '
           f'log-probabilities differ by at most {difference:.1e}; harness and ours: {"; ".join(said)}', flush=True)
@@ -205,7 +206,7 @@ def time_both(model, tokenizer, lm, folder, name):
             lm.loglikelihood(instances, disable_tqdm=True)
         else:
             with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
-                eval_mc.evaluate(model, tokenizer, items)
+                eval_mc.answer_questions(model, tokenizer, items)
         return time.perf_counter() - start, time.process_time() - cpu_start
     turn(0)   # warms up
     best = min(map(int, batch_sizes.split(',')), key=turn)
@@ -258,7 +259,9 @@ def main():
             return
         pairs = [dict(sentence_good=f'The {who} {does}s.', sentence_bad=f'The {who}s {does}s, naïvely.')
                  for who in ('cat', 'poet', 'tree') for does in ('walk', 'grow', 'run')]
-        pairs.insert(0, dict(sentence_good='Twice the same.', sentence_bad='Twice the same.'))
+        first = min((folder / 'blimp').glob('*.jsonl'))   # begins with a tie, which a file of your own may not have
+        same_twice = {**lines(first)[0], **dict.fromkeys(('sentence_good', 'sentence_bad'), 'Twice the same.')}
+        first.write_text('\n'.join(map(json.dumps, [same_twice, *lines(first)])))
         (folder / 'pairs.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
         if not tasks:
             names.append(str(folder / 'pairs.jsonl'))
@@ -268,4 +271,5 @@ def main():
         sys.exit(0 if all(same) else 'not the same')
 
 
-main()
+if __name__ == '__main__':
+    main()
