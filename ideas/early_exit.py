@@ -1,12 +1,12 @@
 """
 Early exit: easy tokens leave after the first layers.
 
-All layers learn to predict through the same norm and head, and in training they are left out at times, the later the
-oftener, so that the first ones' states are fit to be used (LayerSkip, arXiv 2404.16710, section 4.1):
+All layers learn to predict through the same norm and head; in training they are left out at times, the later the oftener,
+so that the first ones are of use (LayerSkip, arXiv 2404.16710, section 4.1, simplified: one layer a step, no curriculum):
     loss = (1 - a) nll_last + a nll_l    with a layer l drawn at each step, in proportion to l
     P(layer l is left out) = layer_dropout * (2^(l / (L - 1)) - 1)
-A token is done after exit_layer layers if its likeliest successor is more probable than exit_above. The next token that
-isn't done takes it along through the other layers, so the cache is as if none had left. In evaluation all are computed.
+A token is done after exit_layer layers if its likeliest successor is more probable than exit_above (as in CALM, arXiv
+2207.07061). The next one that isn't takes it along through the other layers, as if none had left. Evaluation computes all.
 
 Changes: a second loss in training; generation of a single text.
 Try:     python train.py config/quick_byte.py --idea=early_exit --exit_above=0.8 --out_dir=out/early_exit

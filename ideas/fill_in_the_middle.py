@@ -4,9 +4,10 @@ Fill in the middle: a left-to-right model that can also write what is missing be
 In training some texts are cut, and what comes after the cut is read first:
     before | after  ->  after' before      (arXiv 2207.14255, section 3: suffix, prefix, middle)
 and tokens of `after'` carry a learned mark, added to their vectors. To fill a gap, read what comes after it, marked, then
-what comes before it, and go on. As the middle follows its beginning without a seam, the cut alone is needed, no further
-symbols. A marked token is written as id + vocab_size, so cache and generation work as they are. Nothing else is new: the
-other texts are read left to right as ever, and the paper finds their loss unharmed; that is what to measure.
+what comes before it, and go on. As the middle follows its beginning without a seam, no symbols stand between the parts:
+so nothing says when a gap is full, as the paper's end symbol does. Cuts lie between tokens, there between characters.
+A marked token is written as id + vocab_size, so cache and generation work as they are. Nothing else is new: the other
+texts are read left to right as ever, and the paper finds their loss unharmed; that is what to measure.
 Of UL2's denoisers (arXiv 2205.05131) this one is short and long gaps. Its prefix-LM, which reads a prefix in both
 directions, doesn't fit: keys and values of a cached beginning would change with each token that is added to it.
 

@@ -3,14 +3,15 @@ Pause tokens: learned vectors after every n-th token give the model room to thin
 
 A state has as many operations to prepare the next token as there are layers. Where the same few learned vectors are put
 in after a token, that token's successor is predicted from the last of them, after more operations:
-    x_1 ... x_n p_1 ... p_m x_n+1 ...    -log p(x_n+1) is read at p_m     (arXiv 2310.02226, section 3)
+    x_1 ... x_n p_1 ... p_m x_n+1 ...    -log p(x_n+1) is read at p_m     (after arXiv 2310.02226)
+There one vector is repeated, at random places of the training text and after a prompt; here several, at fixed places.
 Later tokens attend to the pauses, too. They are no tokens: nothing is charged for them, and no text changes.
 
 Changes: (1 + n_pauses / pause_every) times the states in the layers and in the cache; the tables and heads as before.
 Try:     python train.py config/quick_byte.py --idea=pause_tokens --out_dir=out/pause_tokens
 Took:    1.2 minutes beside the plain model's 1.0
-Result:  much worse, 2.777 bits per byte beside 2.668, and 2.676 of a fifth layer, which costs as much: the pauses take
-         places in the context, and 100 steps don't teach a model to use them
+Result:  much worse, 2.777 bits per byte beside 2.668, and 2.676 of a fifth layer, which costs as much. Whether a longer
+         training teaches a model to use them was not tried
 """
 from dataclasses import dataclass
 

@@ -3,8 +3,8 @@ Value residual: what attention reads at the first layer stays readable at every 
 
 Deep in the network a state has become what predicts the next token, and which token it began as is hard to read from
 it. So each later layer's values are mixed with the first layer's:
-    v_l = (1 - s_l) W_l x_l + s_l v_1        (arXiv 2410.17897, equation 5; s_l is learned, one number a layer)
-Of the small-model tricks in modded-nanoGPT's records it gained most by itself: 0.021 nats in 3,200 steps, 124M.
+    v_l = (1 - s_l) W_l x_l + s_l v_1        (after arXiv 2410.17897; s_l is learned, one number a layer)
+In modded-nanoGPT's log of 2024-11-06 (124M, 3,200 steps) it gained 0.021 nats: 3.3274 without, 3.3065 with it.
 
 Changes: a layer's `value` is wrapped; one number a layer more, next to no computing.
 Try:     python train.py config/quick_byte.py --idea=value_residual --out_dir=out/value_residual
