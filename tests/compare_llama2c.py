@@ -29,6 +29,7 @@ configure(globals(), at_least={1: 'tokens'})
 import numpy as np
 
 from stlm import run as runs
+from tools import llama2c as llama2c_files
 from test_convert import forward, read_llama2c, read_vocabulary
 
 
@@ -42,7 +43,7 @@ def output(*command):
 def bits_per_byte(path, tokenizer, activations):
     """Of the val split, each stretch of 512 tokens by itself."""
     config, weights = read_llama2c(path)
-    vocabulary = read_vocabulary(path.with_name('tokenizer.bin'))
+    vocabulary = read_vocabulary(llama2c_files.tokenizer_of(path))
     places = {token: i for i, (token, _) in reversed([*enumerate(vocabulary)])}
     place = np.ones(tokenizer.n_vocab, int)   # the end of a text is 1
     for token, i in tokenizer.ranks.items():
@@ -63,10 +64,10 @@ model, tokenizer, _ = runs.load_run(out_dir)
 with tempfile.TemporaryDirectory() as folder:
     paths = dict(llama2c=pathlib.Path(folder, 'model.bin'), llama2c_q8=pathlib.Path(folder, 'q8.bin'))
     for to, path in paths.items():
-        output(sys.executable, ROOT / 'tools/convert.py', f'--out_dir={out_dir}', f'--to={to}', f'--file={path}')
+        output(sys.executable, '-m', 'tools.convert', f'--out_dir={out_dir}', f'--to={to}', f'--file={path}')
 
     def theirs(program, to, n, prompt):
-        return output(pathlib.Path(llama2c, program).resolve(), paths[to], '-z', pathlib.Path(folder, 'tokenizer.bin'),
+        return output(pathlib.Path(llama2c, program).resolve(), paths[to], '-z', llama2c_files.tokenizer_of(paths[to]),
                       '-t', '0', '-n', n, *(['-i', prompt] if prompt else []))
 
     for prompt in ['', *prompts.split('|')]:

@@ -1,5 +1,8 @@
 """convert.py beside transformers, tokenizers, and a reader of llama2.c's files that shares no code with it."""
+import errno
 import json
+import os
+import pathlib
 import random
 import struct
 
@@ -39,6 +42,9 @@ def logits(model, idx):
 # ---------------------------------------------------------------------------------------------------
 # Hugging Face's layout
 
+BYTE_LEVEL = dict(type='ByteLevel', add_prefix_space=False, trim_offsets=True)
+
+
 def foreign(folder, digits, tied=True):
     """A random Llama that transformers has saved, with a tokenizer that the library tokenizers has trained."""
     transformers, library = pytest.importorskip('transformers'), pytest.importorskip('tokenizers')
@@ -67,7 +73,7 @@ def foreign(folder, digits, tied=True):
 @pytest.mark.parametrize('digits, tied', [(True, True), (False, False)])
 def test_a_llama_of_transformers_becomes_a_run_with_the_same_logits_and_the_same_ids(tmp_path, digits, tied):
     theirs, cut = foreign(tmp_path / 'theirs', digits, tied)
-    converted(tmp_path, '--from=theirs', '--out_dir=ours')
+    converted(tmp_path, '--source=theirs', '--out_dir=ours')
     status, _, err = run(tmp_path, 'sample.py', '--out_dir=ours', '--max_new_tokens=1', '--device=cpu')
     assert status == 0 and 'learned nothing' not in err   # it has no steps of ours
     model, tokenizer, _ = runs.load_run(tmp_path / 'ours')
@@ -78,7 +84,7 @@ def test_a_llama_of_transformers_becomes_a_run_with_the_same_logits_and_the_same
     for text in ODD + texts(1000):
         assert tokenizer.encode_ordinary(text) == cut.encode(text).ids, text
     converted(tmp_path, '--out_dir=ours', '--to=hf', '--file=back')   # and all the way round
-    converted(tmp_path, '--from=back', '--out_dir=again')
+    converted(tmp_path, '--source=back', '--out_dir=again')
     again, same, _ = runs.load_run(tmp_path / 'again')
     assert same.ranks == tokenizer.ranks and same.pattern == tokenizer.pattern and same.eot_token == 0
     for (name, p), q in zip(model.state_dict().items(), again.state_dict().values()):
@@ -121,13 +127,18 @@ def test_what_is_not_supported_is_one_line_that_names_it(tmp_path):
             ('config.json', dict(model_type='qwen2'), 'qwen2'), ('config.json', dict(attention_bias=True), 'attention_bias'),
             ('config.json', dict(hidden_act='gelu'), 'gelu'), ('config.json', dict(bos_token_id=300), '300'),
             ('config.json', dict(rope_parameters=dict(rope_type='llama3', rope_theta=1e4)), 'llama3'),
+            ('config.json', dict(bos_token_id=512), '512'), ('config.json', dict(bos_token_id=[1, 2]), '[1, 2]'),
+            ('config.json', dict(intermediate_size=100), '(96, 64)'), ('config.json', dict(vocab_size=400), '(512, 64)'),
+            ('config.json', dict(vocab_size='many'), 'TypeError'),
             ('config.json', dict(num_hidden_layers=4), 'model.layers.3'), ('config.json', dict(num_hidden_layers=2), 'model.layers.2'),
             ('tokenizer.json', dict(normalizer=dict(type='NFC')), 'NFC'),
             ('tokenizer.json', dict(pre_tokenizer=dict(type='Metaspace')), 'Metaspace'),
             ('tokenizer.json', dict(model=dict(type='Unigram')), 'Unigram'),
+            ('tokenizer.json', dict(pre_tokenizer=dict(BYTE_LEVEL, use_regex=False)), "'use_regex': False"),
+            ('tokenizer.json', dict(added_tokens=[dict(id=1, content='<think>', special=False)]), '<think>'),
             ('tokenizer.json', 'merges', 'merges')]:
-        folder = tmp_path / word
-        folder.mkdir()
+        folder = tmp_path / 'changed'
+        folder.mkdir(exist_ok=True)
         for path in (tmp_path / 'good').iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
         content = json.loads((folder / file).read_text(encoding='utf-8'))
@@ -136,8 +147,8 @@ def test_what_is_not_supported_is_one_line_that_names_it(tmp_path):
         else:
             content |= change
         (folder / file).write_text(json.dumps(content), encoding='utf-8')
-        fails_in_one_line(run(tmp_path, 'tools/convert.py', f'--from={word}', '--out_dir=new'), word)
-    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--from=nowhere', '--out_dir=new'), 'nowhere')
+        fails_in_one_line(run(tmp_path, 'tools/convert.py', '--source=changed', '--out_dir=new'), word)
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--source=nowhere', '--out_dir=new'), 'nowhere')
     assert not (tmp_path / 'new').exists()
 
 
@@ -150,10 +161,117 @@ def test_what_is_no_llama_is_one_line(tmp_path):
     make_run(tmp_path / 'base', rope_base=500.0)
     fails_in_one_line(run(tmp_path, 'tools/convert.py', '--out_dir=base', '--to=llama2c', '--file=x'), '500')
     for flags in [[], ['--to=hf'], ['--out_dir=base', '--to=hf'], ['--out_dir=base', '--to=gguf', '--file=x'],
-                  ['--from=x', '--to=hf', '--out_dir=base', '--file=x']]:
+                  ['--source=x', '--to=hf', '--out_dir=base', '--file=x']]:
         fails_in_one_line(run(tmp_path, 'tools/convert.py', *flags))
-    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--from=x', '--out_dir=base'), 'holds a run already')
-    assert not (tmp_path / 'x').exists()
+    assert not (tmp_path / 'x').exists() and not (tmp_path / 'x.tokenizer.bin').exists()
+
+
+def test_weights_in_several_files_are_those_of_model_safetensors_or_of_the_index(tmp_path):
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    theirs, _ = foreign(tmp_path / 'theirs', digits=True)
+    tensors = {name: p.detach().clone() for name, p in theirs.state_dict().items() if name != 'lm_head.weight'}
+    other = {name: torch.zeros_like(p) for name, p in tensors.items()}
+    save_file(other, tmp_path / 'theirs/z-older.safetensors')   # the last by name, and not the model
+    names = sorted(tensors)
+    converted(tmp_path, '--source=theirs', '--out_dir=one')
+    (tmp_path / 'theirs/model.safetensors').unlink()
+    for file, some in ('a', names[::2]), ('b', names[1::2]):
+        save_file({name: tensors[name] for name in some}, tmp_path / f'theirs/{file}.safetensors')
+    index = tmp_path / 'theirs/model.safetensors.index.json'
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--source=theirs', '--out_dir=two'), 'model.safetensors')
+    index.write_text(json.dumps(dict(weight_map={name: f'{"ab"[i % 2]}.safetensors' for i, name in enumerate(names)})))
+    converted(tmp_path, '--source=theirs', '--out_dir=two')
+    for folder in 'one', 'two':
+        ours = runs.load_run(tmp_path / folder)[0]
+        assert torch.equal(ours.tokens.embedding.weight, theirs.model.embed_tokens.weight)
+        assert torch.equal(ours.blocks[2].ffn.down.weight, theirs.model.layers[2].mlp.down_proj.weight)
+    save_file({name: tensors[name] for name in names[1:]}, tmp_path / 'theirs/b.safetensors')
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--source=theirs', '--out_dir=three'), names[2], 'a.safetensors, b.safetensors')
+    (tmp_path / 'theirs/b.safetensors').write_bytes(b'no weights')
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--source=theirs', '--out_dir=three'), 'b.safetensors: damaged')
+    assert not (tmp_path / 'three').exists()
+
+
+# ---------------------------------------------------------------------------------------------------
+# What is there stays there, and what is written is whole
+
+EXPORTS = dict(hf='new', int8='new', llama2c='new.bin', llama2c_q8='new.bin')
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('to', EXPORTS)
+def test_nothing_that_exists_is_replaced(tmp_path, to):
+    make_run(tmp_path / 'run')
+    make_run(tmp_path / 'other', n_layer=1)
+    target = tmp_path / EXPORTS[to]
+    converted(tmp_path, '--out_dir=other', f'--to={to}', f'--file={target.name}')
+    before = contents(tmp_path)
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--out_dir=run', f'--to={to}', f'--file={target.name}'), 'exists already')
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--out_dir=run', f'--to={to}', '--file=run/best.pt'), 'exists already')
+    assert contents(tmp_path) == before
+    if to.startswith('llama2c'):   # the words of one model never lie beside the weights of another
+        target.unlink()
+        fails_in_one_line(run(tmp_path, 'tools/convert.py', '--out_dir=run', f'--to={to}', '--file=new.bin'), 'new.tokenizer.bin exists')
+        assert not target.exists()
+
+
+def test_a_run_is_not_imported_over_anything(tmp_path):
+    for name in 'run', 'empty':
+        (tmp_path / name).mkdir()
+    (tmp_path / 'run/notes.txt').write_text('mine')
+    for name in 'run', 'empty':
+        fails_in_one_line(run(tmp_path, 'tools/convert.py', '--source=theirs', f'--out_dir={name}'), 'exists already')
+    assert [path.name for path in (tmp_path / 'run').iterdir()] == ['notes.txt']
+
+
+def die_before_the_name():
+    """For run(): the process ends where the finished folder would get its name."""
+    os.rename = lambda *paths: os._exit(9)
+
+
+def die_between_two_files():
+    """For run(): the process ends where the second file would get its name."""
+    replace, done = os.replace, []
+
+    def one_only(*paths):
+        done.append(paths)
+        return replace(*paths) if len(done) == 1 else os._exit(9)
+    os.replace = one_only
+
+
+@pytest.mark.parametrize('to', EXPORTS)
+def test_an_export_that_is_killed_leaves_nothing_under_the_models_name(tmp_path, to):
+    make_run(tmp_path / 'run')
+    flags = '--out_dir=run', f'--to={to}', f'--file={EXPORTS[to]}'
+    die = die_between_two_files if to.startswith('llama2c') else die_before_the_name
+    assert run(tmp_path, 'tools/convert.py', *flags, first=die)[0] == 9
+    assert not (tmp_path / EXPORTS[to]).exists()
+    if to.startswith('llama2c'):
+        (tmp_path / 'new.tokenizer.bin').unlink()
+    converted(tmp_path, *flags)
+    assert (tmp_path / EXPORTS[to]).exists()
+
+
+def no_space():
+    """For run(): the disk is full at the third json file."""
+    write_text, done = pathlib.Path.write_text, []
+
+    def fails(path, *args, **kwargs):
+        done.append(path)
+        if len(done) == 3:
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+        return write_text(path, *args, **kwargs)
+    pathlib.Path.write_text = fails
+
+
+def test_an_export_that_fails_leaves_no_folder_at_all(tmp_path):
+    make_run(tmp_path / 'run')
+    before = contents(tmp_path)
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--out_dir=run', '--to=hf', '--file=new', first=no_space), 'No space left')
+    assert contents(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ['run']
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -217,7 +335,7 @@ def read_llama2c(path):
 
 
 def read_vocabulary(path):
-    """[(spelling, score)] of a tokenizer.bin."""
+    """[(spelling, score)] of a file that llama2.c takes for its tokenizer."""
     data, at, vocabulary = path.read_bytes(), 4, []
     while at < len(data):
         score, size = struct.unpack_from('<fi', data, at)
@@ -287,7 +405,7 @@ def test_llama2c_files_compute_what_the_run_computes(tmp_path, changes):
     converted(tmp_path, '--out_dir=run', '--to=llama2c', '--file=model.bin')
     converted(tmp_path, '--out_dir=run', '--to=llama2c_q8', '--file=q8.bin')
     config, weights = read_llama2c(tmp_path / 'model.bin')
-    vocabulary = read_vocabulary(tmp_path / 'tokenizer.bin')
+    vocabulary = read_vocabulary(tmp_path / 'model.tokenizer.bin')
     assert config['vocab'] == len(vocabulary) == tokenizer.n_vocab + 2
     places = {token: i for i, (token, _) in reversed([*enumerate(vocabulary)])}
     ours = [tokenizer.eot_token, *tokenizer.encode_ordinary('The cat draws seven apples.')]
@@ -306,7 +424,7 @@ def test_llama2c_files_compute_what_the_run_computes(tmp_path, changes):
 def test_llama2c_cuts_a_prompt_as_the_run_does(tmp_path):
     _, tokenizer = make_run(tmp_path / 'run')
     converted(tmp_path, '--out_dir=run', '--to=llama2c', '--file=model.bin')
-    vocabulary = read_vocabulary(tmp_path / 'tokenizer.bin')
+    vocabulary = read_vocabulary(tmp_path / 'model.tokenizer.bin')
     prompts = [line for line in story(200).split('\n') if line] + [
         'def f(x):\n    return x', ' begins with a blank', 'two  blanks', '\xa0', 'Zoë 老师 🐈', 'a' * 60, '1066!?']
     for text in prompts:

@@ -1,6 +1,8 @@
 """
-A run in the files of llama2.c (https://github.com/karpathy/llama2.c), for its run.c and runq.c: model.bin,
-and tokenizer.bin beside it. convert.py calls write_llama2c().
+A run in the files of llama2.c (https://github.com/karpathy/llama2.c), for its run.c and runq.c: NAME.bin, and its
+vocabulary beside it, NAME.tokenizer.bin. convert.py calls write_model().
+
+    ./run out/tiny.bin -z out/tiny.tokenizer.bin
 """
 import math
 import struct
@@ -8,16 +10,17 @@ import struct
 import torch
 
 from configurator import Failure
+from stlm.files import write_whole
 from stlm.tokenizer import END, spelling_of
+from tools.int8 import to_int8
 
 LAYER = ('attn_norm', 'attn.query', 'attn.key', 'attn.value', 'attn.out', 'ffn_norm',
          'ffn.gate', 'ffn.down', 'ffn.up')
 
 
-def to_int8(rows):
-    """(N, n) floats -> (N, n) int8 and (N) scales: a row is its int8 numbers times its scale."""
-    scales = rows.abs().amax(dim=1).clamp(min=1e-20) / 127   # a row of zeros stays one
-    return (rows / scales[:, None]).round().to(torch.int8), scales
+def tokenizer_of(path):
+    """The file of the vocabulary that belongs to a model's file."""
+    return path.with_name(f'{path.stem}.tokenizer.bin')
 
 
 def vocabulary_of(tokenizer):
@@ -47,35 +50,42 @@ def in_pairs(weight, head_size):
     return heads.transpose(1, 2).flatten(0, 2)
 
 
-def write_float32(out, tensors, head, shape, config):
+def in_float32(tensors, head, shape, config):
+    """The bytes of run.c's file, in pieces."""
     if not config.tie_embeddings:
         shape[5] *= -1
-    out.write(struct.pack('<7i', *shape))
+    yield struct.pack('<7i', *shape)
     angles = torch.zeros(config.block_size, config.n_embd // config.n_head)   # which run.c skips
     for tensor in [*tensors, angles, *head]:
-        out.write(tensor.numpy().tobytes())
+        yield tensor.numpy().tobytes()
 
 
-def write_int8(out, tensors, head, shape, config):
-    """The vectors in float32, then the matrices, in int8 groups with a scale each."""
+def in_int8(tensors, head, shape, config):
+    """The bytes of runq.c's file, in pieces: the vectors in float32, then the matrices, in int8 groups with a scale each."""
     group = math.gcd(64, config.n_embd, config.d_ff)
     header = struct.pack('<Ii7iBi', 0x616b3432, 2, *shape, config.tie_embeddings, group)
-    out.write(header.ljust(256, b'\0'))
+    yield header.ljust(256, b'\0')
     for tensor in tensors:
         if tensor.dim() == 1:
-            out.write(tensor.numpy().tobytes())
+            yield tensor.numpy().tobytes()
     for tensor in [*tensors, *head]:
         if tensor.dim() == 2:
             for part in to_int8(tensor.reshape(-1, group)):
-                out.write(part.numpy().tobytes())
+                yield part.numpy().tobytes()
+
+
+def in_bytes(vocabulary):
+    yield struct.pack('<i', max(len(token) for _, token, _ in vocabulary))
+    for _, token, score in vocabulary:
+        yield struct.pack('<fi', score, len(token)) + token
 
 
 @torch.no_grad()
-def write_llama2c(path, weights, config, tokenizer, int8):
-    """model.bin at path, and tokenizer.bin. weights are a Llama's, by our names."""
+def write_model(path, weights, config, tokenizer, int8):
+    """The model's file at path, and its vocabulary beside it. weights are a Llama's, by our names."""
     if (config.rope_base, config.norm_eps) != (10000, 1e-5):
-        raise Failure(f'llama2.c has rope_base=10000 and norm_eps=1e-05 built in, '
-             f'not {config.rope_base} and {config.norm_eps}')
+        raise Failure('llama2.c has rope_base=10000 and norm_eps=1e-05 built in, '
+                      f'not {config.rope_base} and {config.norm_eps}')
     vocabulary = vocabulary_of(tokenizer)
     ids = [i for i, _, _ in vocabulary]
     tensors = [weights['tokens.embedding.weight'][ids]]
@@ -89,13 +99,6 @@ def write_llama2c(path, weights, config, tokenizer, int8):
     head = [] if config.tie_embeddings else [weights['tokens.head.weight'][ids]]
     shape = [config.n_embd, config.d_ff, config.n_layer, config.n_head, config.n_kv_head,
              len(ids), config.block_size]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'wb') as out:
-        if int8:
-            write_int8(out, tensors, head, shape, config)
-        else:
-            write_float32(out, tensors, head, shape, config)
-    with open(path.with_name('tokenizer.bin'), 'wb') as out:
-        out.write(struct.pack('<i', max(len(token) for _, token, _ in vocabulary)))
-        for _, token, score in vocabulary:
-            out.write(struct.pack('<fi', score, len(token)) + token)
+    pieces = (in_int8 if int8 else in_float32)(tensors, head, shape, config)
+    write_whole(tokenizer_of(path), b''.join(in_bytes(vocabulary)))
+    write_whole(path, b''.join(pieces))   # last: it never lies beside the vocabulary of another model
