@@ -84,14 +84,15 @@ SIZES = dict(acc=lambda text: 1, acc_norm=len, acc_bytes=lambda text: len(text.e
 
 
 def metrics(items, scores):
-    """acc, how often the right choice is the likeliest; acc_norm, per character; acc_bytes, per byte.
-    Each with its standard error (_se, None for one item), its distance from chance in standard
-    errors of chance (_z), and how often the right choice ties with the best other one (_ties)."""
+    """chance, the share that a guesser has right on average, with its standard error, chance_se.
+    acc, how often the right choice is the likeliest; acc_norm, per character; acc_bytes, per byte.
+    Each with its standard error (_se, None for one item), its distance from chance in chance_se
+    (_z), and how often the right choice ties with the best other one (_ties)."""
     n = len(items)
     chances = [1 / len(item.choices) for item in items]
-    spread = sum(p * (1 - p) for p in chances)**0.5   # standard deviation of a guesser's hits
+    chance, chance_se = fmean(chances), sum(p * (1 - p) for p in chances)**0.5 / n
     log_prob = fmean(score[item.right] for item, score in zip(items, scores))
-    result = dict(n=n, chance=fmean(chances), log_prob=log_prob)
+    result = dict(n=n, chance=chance, chance_se=chance_se, log_prob=log_prob)
     for name, size in SIZES.items():
         hits, ties = [], 0
         for item, score in zip(items, scores):
@@ -102,7 +103,7 @@ def metrics(items, scores):
             ties += right == best
         result[name] = fmean(hits)
         result[f'{name}_se'] = stdev(hits) / n**0.5 if n > 1 else None
-        result[f'{name}_z'] = (sum(hits) - sum(chances)) / spread
+        result[f'{name}_z'] = (fmean(hits) - chance) / chance_se
         result[f'{name}_ties'] = ties
     return result
 
@@ -180,9 +181,9 @@ if __name__ == '__main__':
         results[task] = result
         if file:
             print_answers(items, scores, encode_items(tokenizer, items, block_size), block_size)
-            n = len(items)
-            print(f'{n * result["acc"]:.0f} of {n} right: {result["acc_z"]:+.1f} standard deviations '
-                  f'from the {n * result["chance"]:.1f} that guessing gets on average')
+            n, chance, chance_se = len(items), result['chance'], result['chance_se']
+            print(f'{n * result["acc"]:.0f} of {n} right; guessing gets {n * chance:.1f} on average, '
+                  f'and rarely more than {n * (chance + 2 * chance_se):.1f}')
         elif groups:
             print_table(f'{title}: {task}', groups)
     if not file:
