@@ -422,7 +422,7 @@ def test_the_script_makes_a_table_and_a_picture_of_a_run_and_is_no_idea_to_train
     table = (tmp_path / 'out/a/compress.md').read_text(encoding='utf-8')
     assert table == out and len(table.splitlines()) == 2 + 1 + 2 * 2 + 2, err
     if importlib.util.find_spec('matplotlib'):
-        assert status == 0 and (tmp_path / 'out/a/compress.png').exists(), err
+        assert status == 0 and (tmp_path / 'out/a/compress.svg').exists(), err
     else:
         assert 'pip install matplotlib' in err
     fails_in_one_line(run_script(tmp_path, 'tools/compress.py', '--out_dir=out/a', '--keep=[2]'), 'keep=[2]')

@@ -15,8 +15,7 @@ file = 'attention.svg'      # the picture
 
 import math
 import pathlib
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import textwrap
 
 from configurator import Failure, configure
 if __name__ == '__main__':
@@ -24,10 +23,11 @@ if __name__ == '__main__':
 
 import torch
 
+from model import rotate
 from stlm import run
 from stlm import tokenizer as tokenizers
-from model import rotate
-from tools.pictures import GREY, ORANGE, Picture
+from stlm.show import ids_of
+from tools.svg import GREY, ORANGE, Picture
 
 
 @torch.no_grad()
@@ -69,36 +69,57 @@ def draw(shares, names, title):
     return picture
 
 
-def draw_all(shares, title):
-    """{(layer, head): (T, T) shares} -> a picture with a row of small ones for each layer."""
+def draw_all(shares, names, title):
+    """{(layer, head): (T, T) shares} and a name for each token -> a picture with a row of small ones for each layer. The
+    names stand once in each row, at its left."""
     rows, columns = ([*dict.fromkeys(numbers)] for numbers in zip(*shares))
-    width = min(240.0, 980 / len(columns))
-    picture = Picture(int(50 + (width + 12) * len(rows)), title)
-    picture.text(10, 14, title, 16, anchor='start')
-    for (layer, head), one in shares.items():
-        left, top = 10 + width * columns.index(head), 40 + (width + 12) * rows.index(layer)
-        picture.text(left + 0.9 * width, top + 10, f'{layer}.{head}', 16, anchor='end')   # above the diagonal nothing is drawn
-        squares(picture, one, left, top, 0.94 * width / len(one))
+    cell = min(220.0, 850 / len(columns) - 12) / len(names)
+    width, size = cell * len(names), min(15.0, 0.9 * cell)
+    text = textwrap.wrap(' '.join(names), 95) if size < 11 else []   # too small to read beside each picture
+    picture = Picture(int(50 + 24 * len(text) + (width + 24) * len(rows)), title)
+    for i, line in enumerate([title, *text]):
+        picture.text(10, 14 + 24 * i, line, 16, anchor='start')
+    for i, layer in enumerate(rows):
+        top = 44 + 24 * len(text) + (width + 24) * i
+        for j, name in enumerate(names):
+            picture.text(140, top + (j + 0.5) * cell, name, size, anchor='end')
+        for k, head in enumerate(columns):
+            left = 150 + (width + 12) * k
+            picture.text(left + width, top + 8, f'{layer}.{head}', 16, anchor='end')   # above the diagonal nothing is drawn
+            squares(picture, shares[layer, head], left, top, cell)
     return picture
 
 
-if __name__ == '__main__':
-    model, encoding, _ = run.load_run(out_dir)
+def named(token):
+    """A token's text without its blanks, or as Python writes it where nothing else is left."""
+    text = token.decode(errors='backslashreplace')   # a part of a character is bytes
+    return text.strip() or repr(text) if token else '(start)'
+
+
+def main(out_dir, prompt, layer, head, file):
+    model, tokenizer, _ = run.load_run(out_dir)
     n_layer, n_head = model.config.n_layer, model.config.n_head
     if layer > n_layer or head > n_head:
         raise Failure(f'layer={layer}, head={head}: {out_dir} has {n_layer} layers of {n_head} heads')
-    ids = [encoding.eot_token, *encoding.encode_ordinary(prompt)]
-    if not 1 < len(ids) <= min(60, model.config.block_size):
-        raise Failure(f'the prompt has {len(ids) - 1} tokens; 1 to {min(60, model.config.block_size) - 1} can be drawn')
-    shares = {(i, j): one for i in ([layer] if layer else range(1, n_layer + 1))
-              for j, one in enumerate(weights(model, torch.tensor([ids]), i - 1), 1) if head in (0, j)}
-    spelling = tokenizers.spelling_of(encoding)
-    names = [spelling[i].decode(errors='replace').strip() or repr(spelling[i].decode(errors='replace')) if spelling[i] else
-             '(start)' for i in ids]
-    if len(shares) > 1:
-        picture = draw_all(shares, 'layer.head: what each row looks at, of ' + ' '.join(names))
-    else:
+    ids = ids_of(tokenizer, prompt)
+    most = min(60, model.config.block_size)
+    if not 1 < len(ids) <= most:
+        raise Failure(f'the prompt has {len(ids) - 1} tokens; 1 to {most - 1} can be drawn')
+    spelling = tokenizers.spelling_of(tokenizer)
+    names = [named(spelling[i]) for i in ids]
+    shares = {}
+    for i in [layer] if layer else range(1, n_layer + 1):
+        for j, one in enumerate(weights(model, torch.tensor([ids]), i - 1), 1):
+            if head in (0, j):
+                shares[i, j] = one
+    if len(shares) == 1:
         (i, j), one = *shares, *shares.values()
         picture = draw(one, names, f'layer {i}, head {j}: what each row looks at')
+    else:
+        picture = draw_all(shares, names, 'layer.head: what each row looks at; the columns are the same tokens')
     pathlib.Path(file).write_text(picture.svg(), encoding='utf-8')
     print(f'{file}: open it in a browser')
+
+
+if __name__ == '__main__':
+    main(out_dir, prompt, layer, head, file)

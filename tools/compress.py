@@ -6,7 +6,7 @@ Each matrix W within the layers becomes what a method makes of it, and is traine
     lowrank    U V of the rank that has so many numbers, nearest by singular values     (arXiv 2405.14159, section 2)
     int8 int4  round(W / s) s, s its row's largest / 127 or 7; gradients pass as if unrounded      (arXiv 2103.13630)
 
-Try:     python -m tools.compress --out_dir=out/quick       # makes compress.md and compress.png there
+Try:     python -m tools.compress --out_dir=out/quick       # makes compress.md and compress.svg there
 Took:    all methods some minutes on one core (nine rows of 50 steps and two evaluations)
 Result:  of the quick start's 5.5 MB, 1.856 bits per byte: int4 in 2.5 MB loses least, 1.863; pruning to a half has 1.872,
          to a tenth 2.459; low rank is far behind at each size (docs/ideas.md)
@@ -19,6 +19,7 @@ learning_rate = 3e-4      # Adam's; it falls to 0 in a straight line
 
 import functools
 import pathlib
+
 from configurator import Failure, configure
 if __name__ == '__main__':
     configure(globals(), {0: 'recovery learning_rate'}, dict(method='all prune lowrank int8 int4'))
@@ -31,6 +32,7 @@ from stlm import run
 from stlm import tokenizer as tokenizers
 from stlm import text
 from stlm.text import bits_per_byte
+from tools.svg import BLUE, GREY, ORANGE, PURPLE, Chart
 
 
 # A method returns what is trained in place of W, how W is made of that, and how many bytes it needs.
@@ -85,32 +87,35 @@ def recover(model, tokens, steps, peak):
         optimizer.step()
 
 
-def draw(rows, file):
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise Failure('pip install matplotlib, and run it again, for the picture')
-    axes = plt.figure(figsize=(7, 4.5), layout='tight').gca()
-    for i, name in enumerate(dict.fromkeys(row[0] for row in rows)):
-        _, _, size, before, after = zip(*[row for row in rows if row[0] == name])
-        axes.semilogx(size, before, f'C{i}:', marker='*osD^'[i], ms=10, mfc='none')
-        axes.semilogx(size, after, f'C{i}-', marker='*osD^'[i], ms=5)
-        axes.annotate(name, (size[-1], after[-1]), (-9, -4), textcoords='offset points', ha='right')
-    axes.margins(0.15)
-    axes.xaxis.set(major_formatter='{x:g}', minor_formatter='{x:g}')
-    axes.set(xlabel='MB', ylabel='held-out bits per byte; open: before recovery')
-    axes.figure.savefig(file, dpi=120)
+MARKS = dict(plain=(GREY, 'triangle'), prune=(ORANGE, 'circle'), lowrank=(BLUE, 'square'), int8=(PURPLE, 'diamond'),
+             int4=(PURPLE, 'triangle'))
 
 
-if __name__ == '__main__':
+def draw(rows):
+    """[(method, amount, MB, bits per byte before, after)] -> a picture: with hollow marks before the recovery."""
+    sizes, bits = [row[2] for row in rows], [bits for row in rows for bits in row[3:]]
+    room = 0.1 * (max(bits) - min(bits))
+    picture = Chart('What fewer weights, or fewer bits for each, cost a run', 'MB', 'held-out bits per byte; hollow: before recovery',
+                    (0.75 * min(sizes), 1.05 * max(sizes)), (min(bits) - room, max(bits) + room))
+    for name in dict.fromkeys(row[0] for row in rows):
+        colour, kind = MARKS[name]
+        mine = [row for row in rows if row[0] == name]
+        picture.curve([(row[2], row[3]) for row in mine], colour, kind, dashed=True, hollow=True)
+        picture.curve([(row[2], row[4]) for row in mine], colour, kind)
+        x, y = picture.place(mine[-1][2], mine[-1][4])
+        picture.text(x - 16, y, name, 16, colour, 'end')
+    return picture
+
+
+def main(out_dir, method, keep, recovery, learning_rate):
     if not all(isinstance(share, (int, float)) and 0 < share <= 1 for share in keep):
         raise Failure(f'keep={keep} must be shares above 0 and at most 1')
     methods = dict(plain=(plain, [1]), prune=(prune, keep), lowrank=(lowrank, keep), int8=(rounded, [8]), int4=(rounded, [4]))
-    _, encoding, checkpoint = run.load_run(out_dir)
+    _, tokenizer, checkpoint = run.load_run(out_dir)
     settings, tokens = checkpoint['settings'], checkpoint['tokenizer']['name']
     sets = [prepare_wiki.load_data(name, tokens, settings['data_dir']) for name in text.parse_mix(settings['dataset'])]
-    judge = functools.partial(bits_per_byte, sets=sets, most_tokens=2**17,
-                              token_bytes=[len(token or b'') for token in tokenizers.spelling_of(encoding)])
+    measure = functools.partial(bits_per_byte, sets=sets, most_tokens=2**17,
+                                token_bytes=[len(token or b'') for token in tokenizers.spelling_of(tokenizer)])
     rows, table = [], ['| | keep, or bits | MB | bits per byte before | after |', '|---|---:|---:|---:|---:|']
     print(*table, sep='\n')
     for name in methods if method == 'all' else ['plain', method]:
@@ -118,10 +123,15 @@ if __name__ == '__main__':
         for amount in amounts:
             model = run.load_run(out_dir)[0]
             size = compress(model, form, amount)
-            before = judge(model)[1]
+            before = measure(model)[1]
             recover(model, text.open_split(*sets[0], 'train', model.config.block_size), recovery, learning_rate)
-            rows.append((name, amount, size / 1e6, before, judge(model)[1]))
+            rows.append((name, amount, size / 1e6, before, measure(model)[1]))
             table.append('| {} | {} | {:.2f} | {:.4f} | {:.4f} |'.format(*rows[-1]))
             print(table[-1], flush=True)
-    (pathlib.Path(out_dir) / 'compress.md').write_text('\n'.join([*table, '']), encoding='utf-8')
-    draw(rows, pathlib.Path(out_dir) / 'compress.png')
+    folder = pathlib.Path(out_dir)
+    (folder / 'compress.md').write_text('\n'.join([*table, '']), encoding='utf-8')
+    (folder / 'compress.svg').write_text(draw(rows).svg(), encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main(out_dir, method, keep, recovery, learning_rate)

@@ -11,18 +11,24 @@ def to_int8(rows):
     return (rows / scales[:, None]).round().to(torch.int8), scales
 
 
-def int8_checkpoint(checkpoint, weights):
-    """A run's checkpoint with its matrices in int8, and {name: scales} of these, as load_run() reads it. What a resume
-    needs is left out; what layers share is kept once."""
-    names = ('format', 'config', 'idea', 'tokenizer', 'settings', 'iter')
-    small = {name: checkpoint[name] for name in names} | dict(model=dict(weights), scales={})
-    done = {}   # {where a matrix lies in memory: its int8 form}
+def int8_rows(weights):
+    """The weights with their matrices in int8, and {name: scales} of these."""
+    small, scales = dict(weights), {}
+    done = {}   # {where a matrix lies in memory: its int8 form}, since layers may share it
     for name, weight in weights.items():
         if weight.dim() == 2:   # norms and biases are small, and stay
             key = weight.data_ptr()
             if key not in done:
                 done[key] = to_int8(weight)
-            small['model'][name], small['scales'][name] = done[key]
+            small[name], scales[name] = done[key]
+    return small, scales
+
+
+def int8_checkpoint(checkpoint, weights):
+    """A run's checkpoint in int8, as load_run() reads it, without what a resume needs."""
+    names = ('format', 'config', 'idea', 'tokenizer', 'settings', 'iter')
+    small = {name: checkpoint[name] for name in names}
+    small['model'], small['scales'] = int8_rows(weights)
     if checkpoint.get('counts') is not None:   # their logarithms matter: two digits are enough
         small['counts'] = torch.as_tensor(checkpoint['counts']).bfloat16()
     return small

@@ -1,11 +1,8 @@
 """
-Draws the pictures of README and docs, as SVG into assets/: surprise, pooling, tree, transformer, parameters, schedules, and of
-each study with a table in docs/ what came of it.
+Draws the pictures of README and docs, as SVG into assets/: surprise, pooling, tree, transformer, parameters, schedules, trained,
+compress, and of each study with a table in docs/ what came of it.
 
     python -m tools.pictures      # nothing to install; it prepares the quick start's data if they aren't there
-
-Each picture has no background, and only colours that stand out from white and from black. Nothing is told by colour
-alone: every part has its name beside it, and what is different is dashed or hatched as well.
 """
 only = ''   # the name of one of them; none: all
 
@@ -13,66 +10,28 @@ import functools
 import math
 import pathlib
 import re
-from html import escape
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 from configurator import Failure, configure
 if __name__ == '__main__':
     configure(globals())
 
+import numpy as np
+import torch
+
+import prepare_wiki
+import train
+from model import grow_tree
+from stlm import run
+from stlm import tokenizer as tokenizers
+from tools import compare, compress
+from tools.parts import planned_model
+from tools.svg import BLUE, GREY, ORANGE, PURPLE, Picture
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROMPT = 'She was born in 1985 in the United'
 SENTENCE = 'It returns a new list.'
 WORD = ' returns'
 STUDIES = 'embedding', 'sharing', 'dropout', 'schedule', 'curriculum', 'ideas'
-GREY, BLUE, ORANGE, PURPLE = '#767c85', '#3a7dc8', '#c2600f', '#9a60cc'   # tests/test_docs.py checks their contrast
-
-
-class Picture:
-    """SVG, a shape a line. Places are in pixels of a picture 1000 wide, from its upper left corner."""
-
-    def __init__(self, height, title):
-        self.height, self.title, self.shapes = height, title, []
-
-    def add(self, kind, text=None, **attributes):
-        named = ' '.join(f'{name.replace("_", "-")}="{value:.1f}"' if isinstance(value, float) else
-                         f'{name.replace("_", "-")}="{value}"' for name, value in attributes.items())
-        self.shapes.append(f'<{kind} {named}/>' if text is None else f'<{kind} {named}>{escape(text)}</{kind}>')
-
-    def text(self, x, y, text, size=18, colour=GREY, anchor='middle'):
-        self.add('text', text, x=x, y=y + 0.36 * size, font_size=size, fill=colour, text_anchor=anchor)
-
-    def box(self, x, y, width, height, text='', colour=GREY, filled=True, dashed=False, size=18):
-        """With its text in the middle: white on a colour, or only its outline."""
-        self.add('rect', x=x, y=y, width=width, height=height, rx=5, fill=colour if filled else 'none', stroke=colour,
-                 stroke_width=2, **dict(stroke_dasharray='5 4') if dashed else {})
-        for i, line in enumerate(lines := text.split('\n')):
-            middle = y + height / 2 + (i - (len(lines) - 1) / 2) * 1.25 * size
-            self.text(x + width / 2, middle, line, size, 'white' if filled else colour)
-
-    def symbol(self, x, y, symbol, width=24, **how):
-        """A byte, or END, in a box; a space as the edge below a gap."""
-        name = {256: 'END', 32: '', 10: '\\n'}.get(symbol, chr(symbol) if 32 < symbol < 127 else f'{symbol:02x}')
-        self.box(x, y, width, 30, name, size=12 if len(name) > 1 and width < 40 else 18, **how)
-        if symbol == 32:
-            colour = 'white' if how.get('filled', True) else how['colour']
-            middle = x + width / 2
-            self.add('path', d=f'M{middle - 6:.1f} {y + 15:.1f}v6h12v-6', fill='none', stroke=colour, stroke_width=2)
-
-    def line(self, points, colour=GREY, width=2.5, arrow=False, dashed=False):
-        self.add('polyline', points=' '.join(f'{x:.1f},{y:.1f}' for x, y in points), fill='none', stroke=colour,
-                 stroke_width=width, **dict(stroke_dasharray='5 4') if dashed else {})
-        if arrow:
-            (x0, y0), (x1, y1) = points[-2:]
-            length = math.hypot(x1 - x0, y1 - y0)
-            dx, dy = 9 * (x1 - x0) / length, 9 * (y1 - y0) / length
-            self.add('polygon', points=f'{x1:.1f},{y1:.1f} {x1 - dx - dy / 2:.1f},{y1 - dy + dx / 2:.1f} '
-                                       f'{x1 - dx + dy / 2:.1f},{y1 - dy - dx / 2:.1f}', fill=colour)
-
-    def svg(self):
-        return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {self.height}" role="img" '
-                'font-family="DejaVu Sans, Verdana, Arial, sans-serif" font-weight="600">\n'
-                f'<title>{escape(self.title)}</title>\n' + '\n'.join(self.shapes) + '\n</svg>\n')
 
 
 def pooling(tree, ids):
@@ -160,27 +119,26 @@ def percent(share):
 
 def surprise(tokens, bits, likeliest):
     """What each token of a text cost a model, as bars, and {token: probability} of what may come next."""
-    picture, wide, height = Picture(330, 'How much each word surprised a model, and what it expects next'), 620 / len(tokens), 12.0
-    picture.text(10, 14, 'It reads. How many bits of surprise was each word?', 17, anchor='start')
+    picture, wide, height = Picture(310, 'How surprising each word was to a model, and what it expects next'), 620 / len(tokens), 12.0
+    picture.text(10, 14, 'How surprising was each word, in bits?', 17, anchor='start')
     for i, (token, cost) in enumerate(zip(tokens, bits)):
         x = 10 + i * wide
         picture.box(x, 250, wide - 8, 40, token.strip(), BLUE, size=16)
         picture.add('rect', x=x + 10, y=242 - height * cost, width=wide - 28, height=height * cost, fill=ORANGE)
         picture.text(x + wide / 2 - 4, 230 - height * cost, f'{cost:.1f}', 17)
     picture.line([(634, 270), (666, 270)], arrow=True)
-    picture.text(680, 14, 'What will come next?', 17, anchor='start')
-    for i, (token, p) in enumerate(likeliest.items()):
-        y, length = 62 + 42 * i, max(140 * p, 2.0)
+    picture.text(680, 14, 'What comes next?', 17, anchor='start')
+    shown = {token: p for token, p in likeliest.items() if p >= 0.001}   # else it would say 0.0 %
+    for i, (token, p) in enumerate(shown.items()):
+        y, length = 270 - 50 * (len(shown) - 1 - i), max(140 * p, 2.0)
         picture.text(784, y, token.strip(), 17, anchor='end')
-        picture.add('rect', x=794, y=y - 13, width=length, height=26, fill=PURPLE)
+        picture.add('rect', x=794, y=y - 15, width=length, height=30, fill=PURPLE)
         picture.text(802 + length, y, f'{p:.1%}', 17, anchor='start')
     return picture
 
 
-def asked(out_dir, prompt, n=6):
+def ask(out_dir, prompt, n=6):
     """(tokens, their bits, {token: probability} of the n likeliest next ones) of a run."""
-    import torch
-    from stlm import run
     model, encoding, _ = run.load_run(out_dir)
     ids = encoding.encode_ordinary(prompt)
     idx = torch.tensor([[encoding.eot_token, *ids]])                                 # (1, T)
@@ -197,55 +155,52 @@ def transformer(c):
     """The path of a batch through the network of chapter 1, and what a block is, with the shapes of the config c."""
     H, K, V = c.n_head, c.n_embd // c.n_head, c.vocab_size
     C, B, T = c.n_embd, 8, c.block_size
-    picture = Picture(724, 'The transformer, with the shapes of the quick start')
+    picture = Picture(640, 'The transformer, with the shapes of the quick start')
 
-    def down(x, y, shape, label='', length=36):
+    def down(x, y, length, shape=''):
         picture.line([(x, y), (x, y + length)], arrow=True)
-        picture.text(x + 12, y + length / 2 - 2, f'{label} {shape}'.strip(), 15, anchor='start')
-    picture.text(185, 16, 'token ids', 16)
-    down(185, 32, f'({B}, {T})', '(B, T) =')
-    picture.box(20, 72, 330, 50, f'embed: {V:,} rows of {C}', BLUE, size=16)
-    down(185, 124, f'({B}, {T}, {C})', '(B, T, C) =')
+        picture.text(x + 12, y + length / 2 - 2, shape, 15, anchor='start')
+
+    # the whole, on the left
+    picture.text(185, 14, 'token ids', 16)
+    down(185, 28, 34, f'(B, T) = ({B}, {T})')
+    picture.box(20, 64, 330, 44, f'embed: {V:,} rows of {C}', BLUE, size=16)
+    down(185, 108, 36, f'(B, T, C) = ({B}, {T}, {C})')
+    gap, y = 300 // c.n_layer, 146
     for i in range(c.n_layer):
-        picture.box(20, 166 + 62 * i, 330, 44, f'Block {i + 1}', ORANGE, filled=i == 0)
-        if i + 1 < c.n_layer:
-            picture.line([(185, 210 + 62 * i), (185, 226 + 62 * i)], arrow=True)
-    y = 166 + 62 * c.n_layer - 18
-    down(185, y, f'({B}, {T}, {C})')
-    picture.box(20, y + 40, 330, 44, 'Norm')
-    down(185, y + 84, f'({B}, {T}, {C})', 'states h')
-    picture.box(20, y + 124, 330, 50, f'nll: {V:,} logits each', BLUE, size=16)
-    down(185, y + 174, f'({B}, {T})', 'nats')
-    picture.text(185, y + 226, 'bits per byte = nats / ln 2 / bytes', 16)
-    # what a block is
-    picture.line([(353, 188), (402, 188)], dashed=True)
-    picture.box(402, 8, 592, 708, '', ORANGE, filled=False)
-    picture.text(560, 30, f'x ({B}, {T}, {C})', 16)
-    picture.line([(560, 44), (560, 74)], arrow=True)
-    picture.box(430, 76, 260, 36, 'attn_norm: Norm', size=16)
-    picture.line([(560, 112), (560, 142)], arrow=True)
-    picture.box(430, 144, 260, 76, 'Attention: tokens look\nat earlier ones', PURPLE, size=16)
-    for i, line in enumerate(('query, key, value', f'(B, H, T, K) = ({B}, {H}, {T}, {K}),', 'rotated by position;',
-                              'softmax(q k′ / √K) v; out')):
-        picture.text(704, 146 + 24 * i, line, 14, anchor='start')
-    picture.line([(560, 220), (560, 262)], arrow=True)
-    picture.add('circle', cx=560, cy=278, r=14, fill='none', stroke=GREY, stroke_width=2.5)
-    picture.text(560, 277, '+', 22)
-    picture.line([(560, 58), (416, 58), (416, 278), (544, 278)], arrow=True)
-    picture.line([(560, 292), (560, 352)], arrow=True)
-    picture.text(574, 316, f'x ({B}, {T}, {C})', 15, anchor='start')
-    picture.box(430, 354, 260, 36, 'ffn_norm: Norm', size=16)
-    picture.line([(560, 390), (560, 420)], arrow=True)
-    picture.box(430, 422, 260, 76, 'FeedForward: each\nthinks for itself', PURPLE, size=16)
-    for i, line in enumerate(('gate and up', f'({B}, {T}, d_ff = {c.d_ff}),', 'silu(gate) · up,', f'down to ({B}, {T}, {C})')):
-        picture.text(704, 424 + 24 * i, line, 14, anchor='start')
-    picture.line([(560, 498), (560, 540)], arrow=True)
-    picture.add('circle', cx=560, cy=556, r=14, fill='none', stroke=GREY, stroke_width=2.5)
-    picture.text(560, 555, '+', 22)
-    picture.line([(560, 336), (416, 336), (416, 556), (544, 556)], arrow=True)
-    picture.line([(560, 570), (560, 630)], arrow=True)
-    picture.text(560, 648, f'x ({B}, {T}, {C})', 16)
-    picture.text(698, 684, f'B texts of T tokens, width C, {H} heads of size K', 15)
+        picture.box(20, y + gap * i, 330, gap - 20, f'Block {i + 1}', ORANGE, filled=i == 0)
+        down(185, y + gap * (i + 1) - 20, 18)
+    y += gap * c.n_layer
+    picture.box(20, y, 330, 44, 'Norm')
+    down(185, y + 44, 36, f'states h ({B}, {T}, {C})')
+    picture.box(20, y + 82, 330, 44, f'nll: {V:,} logits each', BLUE, size=16)
+    down(185, y + 126, 36, f'nats ({B}, {T})')
+    picture.text(185, y + 176, 'bits per byte = nats / ln 2 / bytes', 16)
+
+    # a block, on the right: twice a norm, a part that adds to x, and the addition
+    picture.line([(353, 146 + (gap - 20) / 2), (402, 146 + (gap - 20) / 2)], dashed=True)
+    picture.box(402, 6, 592, 628, '', ORANGE, filled=False)
+    halves = (('attn_norm: Norm', 'Attention: tokens look at earlier ones\n'
+               f'q, k, v: (B, H, T, K) = ({B}, {H}, {T}, {K})\nq and k are turned by their positions\nout(softmax(q kᵀ / √K) v)'),
+              ('ffn_norm: Norm', 'FeedForward: each token thinks for itself\n'
+               f'gate and up: (B, T, d_ff) = ({B}, {T}, {c.d_ff})\ndown(silu(gate) · up)'))
+    picture.text(715, 26, f'x ({B}, {T}, {C})', 16)
+    y = 38
+    for norm, part in halves:
+        height = 22 * part.count('\n') + 44
+        down(715, y, 32)
+        picture.box(450, y + 34, 530, 36, norm, size=16)
+        down(715, y + 70, 24)
+        picture.box(450, y + 96, 530, height, part, PURPLE, size=16)
+        down(715, y + 96 + height, 26)
+        plus = y + 138 + height
+        picture.add('circle', cx=715, cy=plus, r=14, fill='none', stroke=GREY, stroke_width=2.5)
+        picture.text(715, plus - 1, '+', 22)
+        picture.line([(715, y + 12), (426, y + 12), (426, plus), (699, plus)], arrow=True)
+        y = plus + 14
+    down(715, y, 34)
+    picture.text(715, y + 48, f'x ({B}, {T}, {C})', 16)
+    picture.text(698, 616, f'B texts of T tokens, width C, {H} heads of size K', 15)
     return picture
 
 
@@ -303,6 +258,19 @@ def schedules(along, learning_rate_factor):
     return picture
 
 
+def trained():
+    """The curves of the two runs that come along."""
+    names = ['byte_10m', 'tiny_10m']
+    return compare.draw(names, [compare.read(ROOT / 'pretrained' / name)[1] for name in names])
+
+
+def compress_rows():
+    """[(method, amount, MB, bits per byte before, after)] of the table in docs/ideas.md that tools/compress.py printed."""
+    text = (ROOT / 'docs/ideas.md').read_text(encoding='utf-8')
+    lines = text.split('| | keep, or bits |')[1].split('\n\n')[0].splitlines()[2:]
+    return [(name, *map(float, numbers)) for name, *numbers in (line.strip('| ').split(' | ') for line in lines)]
+
+
 def table_file(study):
     return ROOT / f'docs/{"ideas_table" if study == "ideas" else study}.md'   # docs/ideas.md is written by hand
 
@@ -344,8 +312,7 @@ def ranges(study):
 
 def planned(name=''):
     """The model that train.py makes of its own settings, or of a config file."""
-    from tools import parts
-    return parts.planned_model([f'config/{name}.py'] if name else [])[0]
+    return planned_model([f'config/{name}.py'] if name else [])[0]
 
 
 def sizes():
@@ -355,23 +322,16 @@ def sizes():
 
 
 def main():
-    import numpy as np
-    import torch
-    import prepare_wiki
-    from stlm import tokenizer as tokenizers
-    import train
-    from model import grow_tree
-
     folder, meta = prepare_wiki.load_data('pydocs', 'bpe4096', ROOT / 'data')
     encoding = tokenizers.load_tokenizer(meta['tokenizer'], folder)
     counts = np.bincount(np.fromfile(folder / 'train.bin', meta['dtype']), minlength=encoding.n_vocab)
     tree = grow_tree(tokenizers.spelling_of(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
     pictures = dict(
-        surprise=lambda: surprise(*asked(ROOT / 'pretrained/tiny_10m', PROMPT)),
+        surprise=lambda: surprise(*ask(ROOT / 'pretrained/tiny_10m', PROMPT)),
         pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),
         tree=lambda: tree_of_choices(tree, encoding.encode_ordinary(WORD)[0]),
-        transformer=lambda: transformer(planned().config), parameters=lambda: parameters(sizes()),
-        schedules=lambda: schedules(train.along, train.learning_rate_factor),
+        transformer=lambda: transformer(planned().config), parameters=lambda: parameters(sizes()), trained=trained,
+        compress=lambda: compress.draw(compress_rows()), schedules=lambda: schedules(train.along, train.learning_rate_factor),
         **{study: functools.partial(ranges, study) for study in STUDIES if table_file(study).exists()})
     if only and only not in pictures:
         raise Failure(f'only={only} is none of {", ".join(pictures)}')
