@@ -143,7 +143,8 @@ def page(rows, about):
     decoder, waiting, spans = codecs.getincrementaldecoder('utf-8')('replace'), 0.0, ''
     for token, bits in rows:
         waiting += sum_of(bits)
-        if text := decoder.decode(token):
+        text = decoder.decode(token)
+        if text:
             spans += coloured(text, waiting)
             waiting = 0.0
     legend = ' '.join(coloured(f' {bits} ', bits) for bits in (0, 3, 6, 9, 12))

@@ -245,16 +245,37 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there():
 def test_every_command_names_files_and_settings_that_exist():
     for page in PAGES:
         text = page.read_text(encoding='utf-8')
-        for script, arguments in re.findall(r'python (\w+/?\w*\.py)([^\n`#]*)', text):
+        for script, tool, arguments in re.findall(r'python (?:(\w+/?\w*\.py)|-m tools\.(\w+))([^\n`#]*)', text):
+            script = script or f'tools/{tool}.py'
             source = (ROOT / script).read_text(encoding='utf-8')
             idea = re.search(r'--idea=(\w+)', arguments)   # its Config has settings, too
             if idea and idea[1] == 'mine':   # the reader's own
                 continue
             source += (ROOT / f'ideas/{idea[1]}.py').read_text(encoding='utf-8') if idea and idea[1] != 'NAME' else ''
             for name in re.findall(r'--(\w+)=', arguments):
-                assert re.search(rf'^ *{name}_?(:.*)? = ', source, re.M), (page.name, script, name)
+                assert re.search(rf'^ *{name}(:.*)? = ', source, re.M), (page.name, script, name)
             for file in re.findall(r'config/\w+\.py', arguments):
                 assert (ROOT / file).exists(), (page.name, file)
+
+
+TOOLS = sorted(file.stem for file in (ROOT / 'tools').glob('*.py') if '__main__' in file.read_text(encoding='utf-8'))
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_each_tool_lists_its_settings_from_the_repositorys_folder(tool):
+    done = subprocess.run([sys.executable, '-m', f'tools.{tool}', '--help'], cwd=ROOT, capture_output=True, encoding='utf-8')
+    names = re.findall(r'^(\w+)(?:: \S+)? = .*', (ROOT / f'tools/{tool}.py').read_text(encoding='utf-8').split('configure(')[0], re.M)
+    assert done.returncode == 0 and 'settings, with their defaults' in done.stdout, done.stderr
+    for name in names:
+        assert name.isupper() or f'  --{name}=' in done.stdout, name
+
+
+def test_importing_any_file_runs_nothing_and_no_flag_is_read(tmp_path):
+    files = [file for folder in ('.', 'stlm', 'tools', 'ideas') for file in sorted((ROOT / folder).glob('*.py'))]
+    names = ['.'.join(file.relative_to(ROOT).with_suffix('').parts) for file in files if file.name != 'test_model.py']
+    code = f'import sys; sys.argv.append("--nonsense=1"); sys.path.insert(0, {str(ROOT)!r})\n' + '\n'.join(f'import {name}' for name in names)
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, encoding='utf-8')
+    assert len(names) > 30 and (done.returncode, done.stdout, done.stderr) == (0, '', '') and not list(tmp_path.iterdir())
 
 
 def test_the_glossary_explains_the_words_of_the_field():

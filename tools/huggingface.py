@@ -164,7 +164,8 @@ def read_tensors(folder):
             more = safetensors().torch.load_file(folder / file)
         except safetensors().SafetensorError as error:
             raise Failure(f'{folder / file}: damaged ({error})')
-        if twice := tensors.keys() & more.keys():
+        twice = tensors.keys() & more.keys()
+        if twice:
             raise Failure(f'{folder}: {min(twice)} stands in several of {", ".join(files)}')
         tensors |= more
     return tensors
@@ -177,7 +178,8 @@ def read_model(folder, name):
     tensors, names = read_tensors(folder), names_of(config.n_layer)
     if config.tie_embeddings:
         tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
-    if odd := tensors.keys() ^ names.values():
+    odd = tensors.keys() ^ names.values()
+    if odd:
         raise Failure(f'{folder}: {min(odd)} is missing, or more than a Llama of this config.json has')
     with torch.device('meta'):   # shapes without numbers
         model = build_model(config, tokenizers.spelling_of(tokenizer))
