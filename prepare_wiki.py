@@ -1,61 +1,77 @@
 """
 Documents (stlm/documents.py) -> token files.
 
-    python prepare_wiki.py                                 # Simple English Wikipedia, gpt2
-    python prepare_wiki.py --tokenizer=byte --source=sbert # another tokenizer, another copy of it
-    python prepare_wiki.py --input=book.txt --dataset=book # .txt, .jsonl[.gz], .parquet, folder
-    python prepare_wiki.py --dataset=book --check=True     # are its files as they were written?
-    python train.py --dataset=book --out_dir=out/book      # then train on it
+    python prepare_wiki.py                                  # Simple English Wikipedia, gpt2
+    python prepare_wiki.py --tokenizer=byte                 # the same, with another tokenizer
+    python prepare_wiki.py --input=book.txt --dataset=book  # .txt, .jsonl[.gz], .parquet, folder
+    python train.py --dataset=book --out_dir=out/book       # then train on it
 
-Writes data/<dataset>-<tokenizer>/: train.bin, val.bin and test.bin (flat arrays of token ids, each
-document preceded by <|endoftext|>), meta.json (what is in them) and the tokenizer. It appears whole or
-not at all. Documents are split by a hash of their text: one stays where it is when others come or go.
-Empty documents and exact duplicates are left out; what is kept is kept as it is, its Unicode too.
-Nothing is learned from val and test: a tokenizer is trained on the training split alone.
+Writes data/<dataset>-<tokenizer>/: train.bin, val.bin and test.bin (flat arrays of token ids, each document preceded by
+<|endoftext|>), the tokenizer, and at the end meta.json (what is in them), without which a folder is no data set. What is
+there is never replaced: a training may read it. To prepare it anew, delete its folder first.
+Documents are split by a hash of their text: one stays where it is when others come or go. Empty documents and exact
+duplicates are left out; what is kept is kept as it is, its Unicode too.
+Nothing is learned from val and test: a tokenizer is trained on the training split only.
 """
 dataset = 'simplewiki'   # its name; with no --input: simplewiki or pydocs
 tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text;
                          # or a folder, for its own; if not given, gpt2 for simplewiki, else bpe4096
 input = ''               # file or folder of one's own text, or several separated by commas
-source = 'cohere'        # of simplewiki: cohere (December 2022), sbert (November 2020), or the paper's,
-                         # wikimedia (November 2023), which needs pyarrow
-val_fraction = 0.0       # of documents, for each of val and test; 0: 0.01 for simplewiki, else 0.05
+source = 'sbert'         # edition of simplewiki: sbert (November 2020), or the paper's, wikimedia
+                         # (November 2023), which needs pyarrow
+val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.05 of a small text, else 0.01
 data_dir = 'data'        # where the data sets are, and downloads/
-check = False            # prepare nothing: compare the hashes of a data set that is there
-
-from configurator import Failure, configure
-
-from stlm.console import command, Progress
-if __name__ == '__main__':
-    configure(globals(), one_of=dict(source='cohere sbert wikimedia'))
 
 import collections
 import concurrent.futures
+import contextlib
 import datetime
-import functools
 import hashlib
 import itertools
 import json
 import os
 import pathlib
 import re
-import shutil
-import sys
 
-from stlm.documents import clean, download_wikipedia, input_files, pydocs, read_files
-from stlm.files import fingerprint, lock, write_whole
+import numpy as np
+
+from configurator import Failure, configure
+from stlm.console import Progress, command
+from stlm.documents import SOURCES, clean, own_files
+from stlm.files import fingerprint, insist, lock, sweep, write_whole
 from stlm.tokenizer import END, count_words, named_ranks, spec_of, train_bpe
 from stlm.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
-KNOWN = dict(simplewiki='gpt2', pydocs='bpe4096')   # without --input, and their usual tokenizer
 SPLITS = ('train', 'val', 'test')
 BY_HASH = 'by a hash of each document'
-HELD = 2**24               # characters: a text of at most that is read once and held in memory
+SMALL = 2**24              # bytes of files: a text of at most that is read once and held in memory
+LEAST = 32                 # tokens that a split must have
+BLOCK = 256                # tokens of a block in train.py, if nothing else is said
+FILES = (*(f'{split}.bin' for split in SPLITS), 'tokenizer.tiktoken', 'tokenizer.meta.json')
 
 
 # -------------------------------------------------------------------------------------------------
 # splits
+
+class Documents:
+    """A text's documents. A small text is read once and held in memory, a larger one at each read()."""
+
+    def __init__(self, files, read, val_fraction):
+        self.files, self.read_files, self.left_out = files, read, collections.Counter()
+        self.small = sum(file.get('size', 0) for file in files) <= SMALL
+        self.val_fraction, self.how = val_fraction or (0.05 if self.small else 0.01), BY_HASH
+        if self.small:
+            texts = list(clean(read(Progress('reading')), self.left_out))
+            self.held, self.how = split_small(texts, self.val_fraction)
+
+    def read(self, progress):
+        """An iterator of (split, text)."""
+        if self.small:
+            return iter(self.held)
+        self.left_out.clear()
+        return split_all(clean(self.read_files(progress), self.left_out), self.val_fraction)
+
 
 def split_of(text, val_fraction):
     """'train', 'val' or 'test', by the text alone."""
@@ -68,45 +84,40 @@ def split_all(texts, val_fraction):
 
 
 def split_small(texts, val_fraction):
-    """[(split, text)] of texts in memory, and how they were split, so that each split has some."""
+    """[(split, text)] of a list of texts, and how they were split, so that each split has some."""
     by_hash = list(split_all(texts, val_fraction))
     if len({split for split, _ in by_hash}) == 3:
         return by_hash, BY_HASH
-    size = sum(map(len, texts))
-    if size < 100:
-        raise Failure(f'{size} characters are too few for a training, a validation and a test split: give more text')
-    n = int(len(texts) * val_fraction)
-    if n:
-        how = 'the last documents are val and test'
-        parts = texts[:-2 * n], texts[-2 * n:-n], texts[-n:]
-    else:
-        how = 'the last parts of the text are val and test'
-        share = max(int(size * val_fraction), 1)
-        rest, test = cut(texts, size - share, share // 2)
-        train, val = cut(rest, size - 2 * share, share // 2)
-        parts = train, val, test
-    return [(split, text) for split, part in zip(SPLITS, parts) for text in part], how
+    whole = ''.join(texts)
+    share = max(int(len(whole) * val_fraction), 1)   # characters of val and of test
+    cuts = [end_of_line(whole, len(whole) - n * share, share // 2) for n in (2, 1)]
+    parts, start = [], 0
+    for text in texts:   # one that lies across a cut becomes two
+        end = start + len(text)
+        places = [start, *(cut for cut in cuts if start < cut < end), end]
+        for a, b in zip(places, places[1:]):
+            parts.append((SPLITS[sum(cut <= a for cut in cuts)], whole[a:b]))
+        start = end
+    return parts, 'the last parts of the text are val and test'
 
 
-def cut(texts, place, slack):
-    """texts before and after a place (in characters): where a line or a word ends, if slack allows."""
-    for i, text in enumerate(texts):
-        if place < len(text):
-            break
-        place -= len(text)
+def end_of_line(text, place, slack):
+    """The place after the last line that ends at most `slack` characters before a place, or else after the last word."""
     start = max(place - slack, 0)
-    at = text.rfind('\n', start, place) + 1 or text.rfind(' ', start, place) + 1 or place
-    before = [text[:at]] if at else []
-    return texts[:i] + before, [text[at:]] + texts[i + 1:]
+    for space in '\n', ' ':
+        found = text.rfind(space, start, place)
+        if found >= 0:
+            return found + 1
+    return place
 
 
 # -------------------------------------------------------------------------------------------------
 # data sets
 
-def find(dataset, tokenizer, data_dir):
+def set_folder(dataset, tokenizer, data_dir):
     """A data set's folder, and its tokenizer if that is given as a folder's, else None."""
-    if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # of , and : train.py makes a mix
-        raise Failure(f'dataset={dataset}: a name has letters, digits, blanks, and single . _ + - alone')
+    if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # train.py makes a mix of what has , and :
+        raise Failure(f'dataset={dataset}: a name has only letters, digits, blanks, and single . _ + -')
     if re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', tokenizer):
         return pathlib.Path(data_dir, f'{dataset}-{tokenizer}'), None
     if not os.path.isdir(tokenizer):
@@ -125,11 +136,11 @@ def ready_tokenizer(name):
 
 def load_data(dataset, tokenizer, data_dir='data'):
     """The folder and meta.json of a data set; a known one that isn't there is prepared first."""
-    folder, made = find(dataset, tokenizer, data_dir)
+    folder, made = set_folder(dataset, tokenizer, data_dir)
     if not (folder / 'meta.json').exists():
-        if dataset not in KNOWN:
+        if dataset not in SOURCES:
             own = command('prepare_wiki.py', input='FILE', dataset=dataset, tokenizer=tokenizer)
-            raise Failure(f'{folder}: no such data set. Known ones: {", ".join(KNOWN)}. Your own text: {own}')
+            raise Failure(f'{folder}: no such data set. Known ones: {", ".join(SOURCES)}. Your own text: {own}')
         print(f'{folder} is not there yet: preparing it')
         prepare(dataset, tokenizer, data_dir=data_dir)
     again = f'delete {folder} and prepare it again'
@@ -146,7 +157,8 @@ def load_data(dataset, tokenizer, data_dir='data'):
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Failure(f'{folder}: damaged ({error}); {again}')
     if made and spec_of(made) != meta['tokenizer']:
-        raise Failure(f'{folder}: made with another tokenizer than {tokenizer}; {again}')
+        raise Failure(f"{folder} was made with another tokenizer of the name {made.name} than that of {tokenizer}: "
+                      'prepare the text with this one under another name (--dataset=NAME)')
     return folder, meta
 
 
@@ -155,169 +167,125 @@ def hash_of(meta):
     return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
 
 
-def check_files(folder, meta):
-    """Exit unless the token files and the tokenizer are, bit for bit, those that were written."""
-    load_tokenizer(meta['tokenizer'], folder)
-    for split, has in meta['splits'].items():
-        if fingerprint(folder / f'{split}.bin')['sha256'] != has['sha256']:
-            raise Failure(f'{folder / split}.bin: not the file that was written; delete {folder} and prepare it again')
-
-
-def prepare(dataset, tokenizer, input='', val_fraction=0.0, data_dir='data', source='cohere'):
-    """Write the data set in a folder beside it, which then takes its place: whole or not at all."""
+def prepare(dataset, tokenizer, paths='', val_fraction=0.0, data_dir='data', edition='sbert'):
+    """Write a data set, of the text files in `paths` or of a known name."""
     if not 0 <= val_fraction < 0.5:
         raise Failure(f'val_fraction={val_fraction} must be between 0 and 0.5')
-    if not input and dataset not in KNOWN:
-        raise Failure(f'dataset={dataset} is not a known one ({", ".join(KNOWN)}); for your own text add --input=FILE')
-    if input and dataset in KNOWN:
+    if not paths and dataset not in SOURCES:
+        raise Failure(f'dataset={dataset} is not a known one ({", ".join(SOURCES)}); for your own text add --input=FILE')
+    if paths and dataset in SOURCES:
         raise Failure(f'--input with --dataset={dataset}: that name is taken, give yours another: --dataset=NAME')
-    folder, made = find(dataset, tokenizer, data_dir)
+    folder, made = set_folder(dataset, tokenizer, data_dir)
     made = made or ready_tokenizer(tokenizer)   # if it can't be had, say so before anything is downloaded
-    folder = folder.resolve()   # a link stays, and what it leads to is replaced
-    if folder.exists() and not (folder / 'meta.json').exists() and any(folder.iterdir()):
-        raise Failure(f'{folder}: has files, but no meta.json of a data set; move it away first')
-    work = folder.with_name(f'{folder.name}.part')
-    new, old, wikipedia = work / 'new', work / 'old', dataset == 'simplewiki'
-    try:
-        with lock(work):
-            try:
-                put_back(old, folder)
-                if dataset == 'pydocs':
-                    documents, files = pydocs, [dict(file=f'pydocs of Python {sys.version.split()[0]}')]
-                else:
-                    files = download_wikipedia(source, data_dir) if wikipedia else [
-                        dict(file=str(file)) | fingerprint(file) for file in input_files(input)]
-                    documents = functools.partial(read_files, [pathlib.Path(file['file']) for file in files])
-                shutil.rmtree(new, ignore_errors=True)
-                new.mkdir()
-                write(new, documents, made, tokenizer, val_fraction or (0.01 if wikipedia else 0.05), files, wikipedia)
-                if folder.exists():
-                    os.replace(folder, old)
-                os.replace(new, folder)
-            finally:
-                put_back(old, folder)
-                shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise Failure(f'{error.filename or work}: {error.strerror}; nothing was kept')
-    except ValueError as error:   # of tiktoken, at a million blanks in a row
-        raise Failure(f"tokenizer={tokenizer}: a document that it can't encode ({error}); nothing was kept")
+    with lock(data_dir):
+        if (folder / 'meta.json').exists():
+            _, meta = load_data(dataset, tokenizer, data_dir)
+            raise Failure(f"{folder} is there already, made of {meta['files'][0]['file']} on {meta['date']}: delete it first to make "
+                          f'it of {paths or dataset}, or give this one another name (--dataset=NAME)')
+        sweep(folder, 'meta.json', *FILES)
+        if folder.exists() and not {*os.listdir(folder)} <= {*FILES}:
+            raise Failure(f'{folder}: has files, but no meta.json of a data set; move it away first')
+        try:
+            documents = Documents(*(own_files(paths) if paths else SOURCES[dataset](data_dir, edition)), val_fraction)
+            folder.mkdir(exist_ok=True)
+            delete_unfinished(folder)
+            write(folder, documents, made, tokenizer)
+        except OSError as error:
+            raise Failure(f'{error.filename or folder}: {error.strerror}; nothing was kept')
+        except ValueError as error:   # tiktoken raises it, e.g. for a million blanks in a row
+            raise Failure(f"tokenizer={tokenizer}: a document that it can't encode ({error}); nothing was kept")
+        finally:
+            if not (folder / 'meta.json').exists():
+                delete_unfinished(folder)
+                with contextlib.suppress(OSError):   # it isn't there, or something else is in it
+                    folder.rmdir()
 
 
-def put_back(old, folder):
-    """The old data set, if a process ended when it had been moved away for a new one."""
-    if old.exists() and not folder.exists():
-        os.replace(old, folder)
+def delete_unfinished(folder):
+    """Delete what a preparation wrote that was killed or failed."""
+    for name in FILES:
+        if os.path.lexists(folder / name):
+            insist(os.unlink, folder / name)
 
 
-def write(folder, documents, tokenizer, name, val_fraction, files, wikipedia):
-    """The files of a data set, in an empty folder. Without a tokenizer one is trained on train."""
-    progress = Progress('encoding' if tokenizer else 'reading')
-    left_out = collections.Counter()
-    texts = clean(documents(progress), wikipedia, left_out)
-    held, small = hold(texts)
-    if not held:
-        raise Failure(f'{files[0]["file"]}: empty, there is no text in it')
-    if small:
-        parts, how = split_small(held, val_fraction)
-    else:
-        parts, how = split_all(itertools.chain(held, texts), val_fraction), BY_HASH
+def write(folder, documents, tokenizer, name):
+    """The files of a data set, meta.json last. Without a tokenizer one is trained on train."""
     if not tokenizer:
-        counts = count_words(text for split, text in parts if split == 'train')
-        progress.end(f'{len(counts):,} distinct words in train')
+        progress = Progress('counting words')
+        counts = count_words(text for split, text in documents.read(progress) if split == 'train')
+        progress.end(f'{len(counts):,} different ones in train')
         progress = Progress(f'training {name}')
         ranks = train_bpe(counts, int(name[3:]) - 1)
         progress.end(f'{len(ranks):,} tokens and {END}')
         tokenizer = make_tokenizer(name, ranks)
-        progress = Progress('encoding')
-        if not small:   # the files are read again
-            left_out.clear()
-            parts = split_all(clean(documents(progress), wikipedia, left_out), val_fraction)
+    progress = Progress('encoding')
     dtype = 'u1' if tokenizer.n_vocab <= 256 else '<u2' if tokenizer.n_vocab <= 65536 else '<u4'
-    splits = encode_all(folder, tokenizer, dtype, parts)
+    splits = encode_all(folder, tokenizer, dtype, documents.read(progress))
     total = sum(splits.values(), collections.Counter())
-    progress.end('{documents:,} documents, {bytes:,} bytes, {tokens:,} tokens'.format(**total))
-    left_out = {kind: left_out[kind] for kind in ('empty', 'duplicate', 'disambiguation')}
-    print('  left out: {empty:,} empty, {duplicate:,} duplicate, {disambiguation:,} disambiguation'.format(**left_out))
-    print(f'  split: {how}')
+    progress.end(f"{total['documents']:,} documents, {total['bytes']:,} bytes, {total['tokens']:,} tokens")
+    left_out = {kind: documents.left_out[kind] for kind in ('empty', 'duplicate')}
+    print(f"  left out: {left_out['empty']:,} empty, {left_out['duplicate']:,} duplicate")
+    print(f'  split: {documents.how}')
     for split, has in splits.items():
-        if not has['documents']:
-            raise Failure(f'no document fell in {split} ({total["documents"]} in all): give more, or shorter, documents')
-        print('  {:5}  {documents:8,} documents  {tokens:11,} tokens  {bytes:11,} bytes'.format(split, **has))
-        path = folder / f'{split}.bin'
-        has['sha256'] = fingerprint(path)['sha256']
-        with open(path, 'rb+') as out:
-            os.fsync(out.fileno())
-    meta = dict(format=FORMAT, tokenizer=save_tokenizer(tokenizer, folder), dtype=dtype, split=how, splits=splits,
-                left_out=left_out, files=files, date=datetime.date.today().isoformat())
+        if has['tokens'] < LEAST:
+            raise Failure(f"{documents.files[0]['file']}: {split} would have {has['tokens']} tokens, too few to train and judge a "
+                          f'model ({total["documents"]} documents, {total["tokens"]} tokens in all): give more text, or shorter documents')
+        print(f"  {split:5}  {has['documents']:8,} documents  {has['tokens']:11,} tokens  {has['bytes']:11,} bytes")
+        has['sha256'] = fingerprint(folder / f'{split}.bin')['sha256']
+    meta = dict(format=FORMAT, tokenizer=save_tokenizer(tokenizer, folder), dtype=dtype, split=documents.how, splits=splits,
+                left_out=left_out, files=documents.files, date=datetime.date.today().isoformat())
     meta['check'] = hash_of(meta)
     write_whole(folder / 'meta.json', json.dumps(meta, indent=1).encode())
 
 
-def encode_all(folder, tokenizer, dtype, parts):
-    """Write the token files of parts, (split, text); {split: how much there is}."""
-    splits = {split: collections.Counter() for split in SPLITS}
-    for encoded in on_all_cores(functools.partial(encode, tokenizer, dtype), parts):
-        for split, (ids, counts) in encoded.items():
-            splits[split].update(counts)
-            with open(folder / f'{split}.bin', 'ab') as out:
-                out.write(ids)
+def encode_all(folder, tokenizer, dtype, documents):
+    """Write the token files of an iterator of (split, text); {split: how much there is}. A thread runs beside Python while
+    tiktoken encodes, so the next documents are read meanwhile, but not so many that they fill the memory."""
+    splits, cores, ahead = {split: collections.Counter() for split in SPLITS}, os.cpu_count(), collections.deque()
+    with contextlib.ExitStack() as stack:
+        files = {split: stack.enter_context(open(folder / f'{split}.bin', 'xb')) for split in SPLITS}
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(cores))
+        while (batch := list(itertools.islice(documents, 32))) or ahead:   # until all are read and encoded
+            if batch:
+                ahead.append(pool.submit(encode, tokenizer, dtype, batch))
+            if not batch or len(ahead) > 2 * cores:
+                for split, ids, counts in ahead.popleft().result():
+                    files[split].write(ids)
+                    splits[split].update(counts)
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
     return splits
 
 
-def hold(texts):
-    """The first texts, and whether they are all."""
-    held, size = [], 0
-    for text in texts:
-        held.append(text)
-        size += len(text)
-        if size > HELD:
-            return held, False
-    return held, True
-
-
 def encode(tokenizer, dtype, batch):
-    """{split: (token ids as bytes, counts)} of a batch of (split, text)."""
-    import numpy as np
-    end, encoded = np.array([tokenizer.eot_token], dtype).tobytes(), {}
-    for split in SPLITS:
-        ids, counts = [], collections.Counter()
-        for text in (text for wanted, text in batch if wanted == split):
-            ids += end, tokenizer.encode_to_numpy(text).astype(dtype).tobytes()
-            counts['documents'] += 1
-            counts['bytes'] += len(text.encode())
-            counts['chars'] += len(text)
-            counts['words'] += len(text.split())
-        ids = b''.join(ids)
-        counts['tokens'] = len(ids) // len(end)
-        encoded[split] = ids, counts
+    """[(split, token ids as bytes, counts)] of a list of (split, text)."""
+    encoded = []
+    for split, text in batch:
+        ids = np.append(tokenizer.eot_token, tokenizer.encode_to_numpy(text)).astype(dtype)   # (1 + tokens)
+        counts = dict(documents=1, tokens=len(ids), bytes=len(text.encode()), chars=len(text), words=len(text.split()))
+        encoded.append((split, ids.tobytes(), counts))
     return encoded
 
 
-def on_all_cores(work, parts, size=2**18):
-    """work(batch) of each batch of (split, text), about `size` characters, in order. What runs without Python's
-    lock, as tiktoken does, runs while the next documents are read."""
-    cores = os.cpu_count()
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        ahead, batch, held = collections.deque(), [], 0
-        for part in parts:
-            batch.append(part)
-            held += len(part[1])
-            if held > size:
-                ahead.append(pool.submit(work, batch))
-                batch, held = [], 0
-            if len(ahead) > 2 * cores:
-                yield ahead.popleft().result()
-        for result in (*ahead, pool.submit(work, batch)):
-            yield result.result()
+def print_next(dataset, tokenizer, data_dir):
+    """The command that trains on a data set, with settings that it is long enough for."""
+    _, meta = load_data(dataset, tokenizer, data_dir)
+    flags = dict(dataset=dataset, tokenizer=tokenizer, out_dir=f'out/{dataset}')
+    if data_dir != 'data':
+        flags['data_dir'] = data_dir
+    if meta['splits']['train']['bytes'] < 2**20:
+        print('A text below a megabyte is soon learned by heart. A trained model learns more from it: prepare it with '
+              '--tokenizer=FOLDER, the folder of a trained run, and train with --init_from=FOLDER')
+    shortest = min(has['tokens'] for has in meta['splits'].values())
+    if shortest <= BLOCK:
+        flags['block_size'] = 2**((shortest - 1).bit_length() - 1)   # the largest power of 2 below it
+        print(f'A split has {shortest} tokens, too few for a block of {BLOCK}: smaller ones see less of a text at once')
+    print('next:', command('train.py', **flags))
 
 
 if __name__ == '__main__':
-    tokenizer = tokenizer or KNOWN.get(dataset, 'bpe4096')
-    if check:
-        folder, meta = load_data(dataset, tokenizer, data_dir)
-        check_files(folder, meta)
-        print(f'{folder}: whole')
-        sys.exit()
+    configure(globals(), one_of=dict(source='sbert wikimedia'))
+    tokenizer = tokenizer or ('gpt2' if dataset == 'simplewiki' else 'bpe4096')
     prepare(dataset, tokenizer, input, val_fraction, data_dir, source)
-    elsewhere = {} if data_dir == 'data' else dict(data_dir=data_dir)
-    print('next:', command('train.py', dataset=dataset, tokenizer=tokenizer, out_dir=f'out/{dataset}', **elsewhere))
+    print_next(dataset, tokenizer, data_dir)

@@ -1,6 +1,9 @@
 """
 Where texts come from: Simple English Wikipedia, Python's own documentation, and one's own files. The only file that
-knows corpora and file formats. A document is a string, and all of them come one by one.
+knows corpora and file formats. A document is a string.
+
+A source is a function that returns what is known of its files (a list of dicts, for meta.json) and read(progress), which
+yields its documents one by one. To add one: write such a function, and give it a name in SOURCES.
 """
 import ast
 import gzip
@@ -11,85 +14,104 @@ import json
 import os
 import pathlib
 import re
+import sys
 import sysconfig
 import warnings
 import zlib
+from functools import partial
 
 from configurator import Failure
+from stlm.console import Progress
 from stlm.download import download
+from stlm.files import fingerprint
 from stlm.tokenizer import END
 
 SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.parquet')   # of files that are read, in any case
-
-# Simple English Wikipedia: {source: (address, {file: its size and sha256, where they are known})}
-HUB = 'https://huggingface.co/datasets/'
-SOURCES = dict(
-    cohere=(HUB + 'Cohere/wikipedia-22-12/resolve/main/simple/', {f'00{i}.jsonl.gz': () for i in range(5)}),
-    sbert=('http://sbert.net/datasets/', {'simplewiki-2020-11-01.jsonl.gz': ()}),
-    wikimedia=(HUB + 'wikimedia/wikipedia/resolve/b04c8d1ceb2f5cd4588862100d08de323dccfbaa/20231101.simple/', {
-        'train-00000-of-00001.parquet': (
-            156885218, '31bded16768a47c286becd292079122f5d7d4397a17b87d4250a00ccd581e6f0')}))
+LONGEST_LINE = 2**26   # characters of a record; a line of gigabytes would take all memory
+# {edition of Simple English Wikipedia: (address, file, its size and sha256 where they are known)}
+EDITIONS = dict(
+    sbert=('http://sbert.net/datasets/', 'simplewiki-2020-11-01.jsonl.gz', None, None),
+    wikimedia=('https://huggingface.co/datasets/wikimedia/wikipedia/resolve/b04c8d1ceb2f5cd4588862100d08de323dccfbaa/'
+               '20231101.simple/', 'train-00000-of-00001.parquet', 156885218,
+               '31bded16768a47c286becd292079122f5d7d4397a17b87d4250a00ccd581e6f0'))
 # "Mercury may refer to:" on the line after the title
 DISAMBIGUATION = re.compile(r'[^\n]*(?:\(disambiguation\)\n|\n+[^\n]*\b(?:may|might|can|could)(?: also)? '
                             r'(?:refer to|mean|stand for)\b(?:[^\n]*:)? *(?:\n|$))')
 
 
 # -------------------------------------------------------------------------------------------------
+# sources
+
+def simplewiki(data_dir, edition):
+    """An edition of Simple English Wikipedia, downloaded if it isn't there, without its disambiguation pages."""
+    address, name, size, sha256 = EDITIONS[edition]
+    file = pathlib.Path(data_dir, 'downloads', edition, name)
+    check_pyarrow([file])
+    print(f'Simple English Wikipedia: {address}{name} -> {file}')
+    try:
+        known = dict(file=file.as_posix()) | download(address + name, file, size, sha256)
+    except Failure as error:
+        raise Failure(f'{error}. Another edition: --source={" or ".join({*EDITIONS} - {edition})}. Without network: python train.py')
+
+    def read(progress):
+        return (text for text in read_files([file], progress) if not DISAMBIGUATION.match(text))
+    return [known], read
+
+
+def pydocs(data_dir, edition):
+    """What Python says of itself: it is on every machine, and differs a little from version to version."""
+    return [dict(file=f'pydocs of Python {sys.version.split()[0]}')], read_pydocs
+
+
+def own_files(paths):
+    """The text files that --input names."""
+    files, progress, known = input_files(paths), Progress('looking at the files'), []
+    for i, file in enumerate(files):
+        progress(i / len(files))
+        known.append(dict(file=file.as_posix()) | fingerprint(file))
+    return known, partial(read_files, files)
+
+
+SOURCES = dict(simplewiki=simplewiki, pydocs=pydocs)
+
+
+# -------------------------------------------------------------------------------------------------
 # which files
 
-def download_wikipedia(source, data_dir):
-    """The files of Simple English Wikipedia, downloaded if they aren't there."""
-    address, names = SOURCES[source]
-    folder = pathlib.Path(data_dir) / 'downloads' / source
-    files = [folder / name for name in names]
-    check_pyarrow(files)
-    print(f'Simple English Wikipedia: {address} -> {folder}')
-    try:
-        return [dict(file=str(file)) | download(address + file.name, file, *names[file.name]) for file in files]
-    except Failure as error:
-        others = ' or '.join(f'--source={other}' for other in SOURCES if other != source)
-        raise Failure(f'{error}\n{folder} needs {", ".join(names)}. Another copy: python prepare_wiki.py {others}. '
-                 'Offline quick start: python train.py')
-
-
 def input_files(paths):
-    """The text files that --input names, folders searched, linked ones too."""
-    files, others, path = [], [], ''
-    for name in paths.split(','):
-        path = f'{path},{name}' if path else name
-        if not os.path.exists(path):   # a name may have commas itself
-            continue
+    """The text files among the files and folders that `paths` names, with commas between them."""
+    files, others, names = [], [], {}
+    for path in paths.split(','):
+        if not os.path.exists(path):
+            raise Failure(f'--input={path}: no such file or folder (names are separated by commas)')
         found = files_below(path) if os.path.isdir(path) else [pathlib.Path(path)]
         wanted = [file for file in found if file.name.lower().endswith(SUFFIXES)]
         if not wanted:
             raise Failure(f'--input={path}: nothing here ends in {", ".join(SUFFIXES)}')
         files += wanted
-        others += [file.name for file in found if file not in wanted]
-        path = ''
-    if path:
-        raise Failure(f'--input={path}: no such file or folder')
+        others += [file.name for file in found if not file.name.lower().endswith(SUFFIXES)]
+    for file in files:
+        other = names.setdefault(file.resolve(), file)
+        if other is not file:
+            raise Failure(f'--input={paths}: {other} and {file} are one file, which would be read twice; name it once')
     check_pyarrow(files)
     print(f'{paths}: {len(files)} files to read')
     if others:
-        named = ', '.join(others[:3] + ['...'] * (len(others) > 3))
-        print(f'  not read, for their names: {len(others)} ({named})')
+        print(f'  not read: {len(others)} ({", ".join(others[:3])}{", ..." * (len(others) > 3)})')
     return files
 
 
-def files_below(top):
-    """All files in a folder and its subfolders, sorted; each subfolder once, though links may lead to it again."""
+def files_below(top, skipped=()):
+    """All files in a folder and its subfolders, in an order that is the same everywhere: Windows takes A and a for equal."""
     def unreadable(error):
         raise error
 
-    files, seen = [], set()
-    for folder, folders, names in os.walk(top, onerror=unreadable, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:
-            folders.clear()
-            continue
-        seen.add(place)
-        files += [pathlib.Path(folder, name) for name in names]
-    return sorted(files)
+    files = []
+    for folder, folders, names in os.walk(top, onerror=unreadable):
+        folders[:] = [name for name in folders if name not in skipped]
+        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]   # which os.walk doesn't enter
+        files += [pathlib.Path(folder, name) for name in names + linked]
+    return sorted(files, key=lambda file: file.parts)
 
 
 def check_pyarrow(files):
@@ -103,111 +125,113 @@ def check_pyarrow(files):
 
 def read_files(files, progress):
     """Documents of .txt files (cut_text), and of the records of .jsonl, .jsonl.gz and .parquet files: a `title`
-    if there is one, and a `text` or a list of `paragraphs`. Records with a `wiki_id` and a `paragraph_id` are
-    passages of articles: they are held until all are read, since nothing promises their order."""
-    total, before, articles = sum(file.stat().st_size for file in files), 0, {}
+    if there is one, and a `text` or a list of `paragraphs`."""
+    total, before = sum(file.stat().st_size for file in files), 0
     for file in files:
         with open(file, 'rb') as raw:
             try:
-                documents = cut_text(raw) if file.suffix.lower() == '.txt' else read_records(file, raw, articles)
-                for document in documents:
-                    done = (before + raw.tell()) / max(total, 1)
-                    progress(done / 8 if articles else done)   # reading takes an eighth of the time
-                    if document is not None:
-                        yield document
+                for document in cut_text(raw) if file.suffix.lower() == '.txt' else read_records(file, raw):
+                    progress((before + raw.tell()) / max(total, 1))
+                    yield document
             except UnicodeDecodeError as error:
                 near = error.object[max(error.start - 20, 0):error.start + 20]
                 raise Failure(f'{file}: not UTF-8 ({error.reason}: byte 0x{error.object[error.start]:02x} in {near!r}); '
-                         'convert it first')
+                              'convert it first')
             except (EOFError, OSError, ValueError, zlib.error) as error:
                 raise Failure(f'{file}: broken ({error}); delete it and fetch it again')
         before += file.stat().st_size
-    for i, passages in enumerate(articles.values(), 1):
-        progress(1 / 8 + 7 / 8 * i / len(articles))
-        _, titles, texts = zip(*sorted(passages))
-        yield join(titles[0], '\n\n'.join(texts))
 
 
 def cut_text(raw):
     """A document ends where <|endoftext|> stands, else at the first blank line after 4,096 characters, or at
     the end of a line after 65,536. Only a document's worth of text is in memory."""
-    lines, held = io.TextIOWrapper(raw, encoding='utf-8-sig', newline='\n'), ''
-    for line in iter(lambda: lines.readline(2**16), ''):
-        held += line
-        if held.find(END, -len(line) - len(END)) >= 0:   # a long line comes in pieces, whose cut may fall into it
-            *ended, held = held.split(END)
-            yield from ended
-        if len(held) > 2**16 or len(held) > 2**12 and not line.strip():
-            yield held
-            held = ''
-    yield held
+    file = io.TextIOWrapper(raw, encoding='utf-8-sig', newline='\n')   # which closes raw when it is no longer there
+    lines, size = [], 0
+    for line in read_lines(file):
+        *ended, rest = line.split(END)
+        for text in ended:
+            yield ''.join(lines) + text
+            lines, size = [], 0
+        lines.append(rest)
+        size += len(rest)
+        if size > 2**16 or size > 2**12 and line.isspace():
+            yield ''.join(lines)
+            lines, size = [], 0
+    yield ''.join(lines)
 
 
-def read_records(file, raw, articles):
-    """The document of each record, or None for a passage, which goes to articles."""
+def read_lines(file):
+    """Lines; one of more than 65,536 characters comes in pieces, none of which ends inside an <|endoftext|>."""
+    rest = ''
+    while more := file.readline(2**16):
+        line, rest = rest + more, ''
+        start = line.rfind('<', 1 - len(END))   # where one may begin
+        if start >= 0 and not line.endswith('\n'):
+            line, rest = line[:start], line[start:]
+        yield line
+    yield rest
+
+
+def read_records(file, raw):
+    """The document of each record: a line of JSON, or a row of a table."""
     if file.suffix.lower() == '.parquet':
         import pyarrow.parquet
         batches = pyarrow.parquet.ParquetFile(raw).iter_batches(1000)
         records = (record for batch in batches for record in batch.to_pylist())
     else:
         unpacked = gzip.open(raw) if file.suffix.lower() == '.gz' else raw
-        records = io.TextIOWrapper(unpacked, encoding='utf-8-sig', newline='\n')
+        lines = io.TextIOWrapper(unpacked, encoding='utf-8-sig', newline='\n')
+        records = iter(partial(lines.readline, LONGEST_LINE), '')
     for number, record in enumerate(records, 1):
-        reason = 'not a JSON object with a "text" or a list of "paragraphs"'
         try:
-            if isinstance(record, str):
-                record = json.loads(record) if record.strip() else dict(text='')
-            title, text = record.get('title') or '', record.get('text')
-            if 'text' not in record:
-                if not isinstance(record['paragraphs'], list):
-                    raise TypeError   # the letters of a text would pass for paragraphs
-                text = '\n\n'.join(record['paragraphs'])
-            (title + text).encode()
-            passage = 'wiki_id' in record and 'paragraph_id' in record
-            if passage:
-                articles.setdefault(record['wiki_id'], []).append((int(record['paragraph_id']), title, text))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            if isinstance(error, UnicodeEncodeError):
-                reason = f'half a surrogate pair, {error.object[error.start]!r}, which is no text'
-            if isinstance(error, RecursionError):
-                reason = 'brackets in brackets, too deep'
-            raise Failure(f'{file}, line {number}: {reason}: {str(record)[:60]!r}')
-        yield None if passage else join(title, text)
+            document = document_of(record)
+        except (ValueError, RecursionError) as error:
+            raise Failure(f'{file}, line {number}: {error}: {record!s:.60}')
+        yield document
 
 
-def join(title, text):
-    return f'{title}\n\n{text}' if title and text.strip() else text
+def document_of(record):
+    """The text or the paragraphs of a record, after its title if there is one."""
+    if isinstance(record, str):
+        if len(record) == LONGEST_LINE:
+            raise ValueError(f'has {LONGEST_LINE:,} characters or more')
+        record = json.loads(record) if record.strip() else dict(text='')
+    if not isinstance(record, dict):
+        raise ValueError('not an object of JSON')
+    paragraphs = [record['text']] if 'text' in record else record.get('paragraphs')
+    title = record.get('title') or ''
+    if not isinstance(paragraphs, list) or not all(isinstance(text, str) for text in [title, *paragraphs]):
+        raise ValueError('has no "text" and no list of "paragraphs"')
+    text = '\n\n'.join(paragraphs)
+    document = f'{title}\n\n{text}' if title and text.strip() else text
+    document.encode()   # half a surrogate pair is no text
+    return document
 
 
-def pydocs(progress):
+def read_pydocs(progress):
     """The topics of Python's help() and the docstrings of its standard library, a document for each file."""
     import pydoc_data.topics
     yield from pydoc_data.topics.topics.values()
-    library, files = pathlib.Path(sysconfig.get_path('stdlib')), []
-    for folder, folders, names in os.walk(library):   # not what pip installed, nor tests of tests
-        folders[:] = set(folders) - {'site-packages', 'dist-packages', 'test', 'tests'}
-        files += [pathlib.Path(folder, name) for name in names if name.endswith('.py')]
-    for i, file in enumerate(sorted(files)):
+    library = pathlib.Path(sysconfig.get_path('stdlib'))
+    skipped = 'site-packages', 'dist-packages', 'test', 'tests'   # what pip installed, and tests of tests
+    files = [file for file in files_below(library, skipped) if file.suffix == '.py']
+    for i, file in enumerate(files):
         progress(i / len(files))
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')   # of the standard library's own odd escapes
-                statements = [ast.parse(file.read_bytes())]
+                warnings.simplefilter('ignore')   # the standard library has odd escapes of its own
+                module = ast.parse(file.read_bytes())
         except SyntaxError:   # lib2to3 keeps samples of bad Python
             continue
-        strings = []
-        for node in statements:   # grows: definitions stand in statements, so expressions needn't be searched
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                strings.append(ast.get_docstring(node))
-            for field in 'body', 'handlers', 'orelse', 'finalbody', 'cases':
-                statements += getattr(node, field, ())
+        definitions = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        strings = [ast.get_docstring(node) for node in ast.walk(module) if isinstance(node, definitions)]
         strings = [string for string in strings if string]
         if strings:
             yield '\n\n'.join([f'# {file.relative_to(library).as_posix()}', *strings])
 
 
-def clean(documents, wikipedia, left_out):
-    """The documents but for empty ones, exact duplicates and Wikipedia's disambiguation stubs; left_out counts."""
+def clean(documents, left_out):
+    """The documents but for empty ones and exact duplicates, which left_out counts."""
     seen = set()
     for text in documents:
         digest = hashlib.sha256(text.encode()).digest()[:16]
@@ -215,8 +239,6 @@ def clean(documents, wikipedia, left_out):
             left_out['empty'] += 1
         elif digest in seen:
             left_out['duplicate'] += 1
-        elif wikipedia and DISAMBIGUATION.match(text):
-            left_out['disambiguation'] += 1
         else:
             seen.add(digest)
             yield text

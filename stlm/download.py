@@ -1,8 +1,10 @@
 """
-Files from the web, whole or not at all: download() goes on where a broken one stopped, tries again, and checks
-what came; RemoteFile reads parts of a large one; write_whole() and lock() for what is written here.
+Files from the web, whole or not at all: download() goes on where a broken one stopped, tries again, and checks what came;
+RemoteFile reads parts of a large one.
+
+While download() works, NAME.part is what has come of NAME, and NAME.json says of which edition. At the end NAME.json says
+what NAME is.
 """
-import contextlib
 import datetime
 import io
 import json
@@ -14,99 +16,113 @@ import sys
 import time
 
 from configurator import Failure
-from stlm.files import fingerprint, lock, write_whole
 from stlm.console import Progress
+from stlm.files import fingerprint, insist, lock, sweep, write_whole
 
 AGENT = 'nanoSTLM/1.0 (educational; python-requests)'   # some servers answer 403 to a library's bare name
 TIMEOUT = 30               # seconds without a byte
-TRIES = 5                  # that get no further than the one before
+TRIES = 5                  # tries in a row that get no further
 PAUSE = 1.0                # seconds after the first of them, doubled after each
 
 
 class Again(Exception):
-    """(reason, seconds that the server wants us to wait; inf: trying again is of no use)"""
+    """A try failed. Of its arguments the first says why, the second for how many seconds the server wants us to wait."""
 
 
 def download(url, path, size=None, sha256=None):
-    """Fetch url to path unless it is there; return its {url, size, sha256, date}, which path.json keeps.
-    It is whole when its size and sha256 are the given ones, or where one isn't given, the one that the server
-    states. An unfinished one is path.part, where the next call goes on. Failure ends in one line."""
+    """Fetch url to path unless it is there; return its url, date, size and sha256. It is whole when it has the given size
+    and sha256, or where one isn't given, the one that the server states."""
     path = pathlib.Path(path)
     part, note = path.with_name(f'{path.name}.part'), path.with_name(f'{path.name}.json')
     given = {key: value for key, value in dict(size=size, sha256=sha256).items() if value}
     if path.exists():   # from an earlier call, or put there by hand
-        known = dict(url=url, date=datetime.date.fromtimestamp(path.stat().st_mtime).isoformat())
-        try:
-            known.update(json.loads(note.read_text(encoding='utf-8')))
-        except (OSError, ValueError, TypeError):
-            pass
-        known, found = known | given, fingerprint(path)
-        if known | found == found | known:
+        day = datetime.date.fromtimestamp(path.stat().st_mtime).isoformat()
+        known, found = dict(url=url, date=day) | read_note(note) | given, fingerprint(path)
+        if agree(known, found):
             return known | found
         print(f'{path}: not the whole file of {url}; fetching it anew')
-    with lock(path.parent, f'{path.name}.lock') as held:
-        try:
-            return fetch_whole(url, path, part, note, given)
-        finally:
-            with contextlib.suppress(PermissionError):   # of Windows, for an open file
-                os.unlink(held.name)
+    with lock(path.parent):
+        sweep(path.parent, note.name)
+        day = datetime.date.today().isoformat()
+        record = dict(url=url, date=day) | fetch_whole(url, path, part, note, given)
+        write_whole(note, json.dumps(record).encode())
+        insist(os.replace, part, path)
+    return record
+
+
+def read_note(note):
+    """What such a .json file says; {} if it is none."""
+    try:
+        return dict(json.loads(note.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def agree(known, found):
+    """Whether two dicts say the same where both say something."""
+    return known | found == found | known
 
 
 def fetch_whole(url, path, part, note, given):
-    """Fetch again and again until part is whole, then give it its name; return its record."""
+    """Try until part is whole; return what is then known of it."""
     failed = longest = 0
     while True:
         try:
-            wanted = fetch(url, part) | given
-            found = fingerprint(part)
-            if found['size'] < wanted.get('size', 0):
-                raise Again(f"only {found['size']:,} of {wanted['size']:,} bytes came", 0)
-            if wanted and wanted | found == found | wanted:
-                break
-            part.unlink()
-            raise Again(f'what came, {found}, is not {wanted or "of a size that the server states"}', 0)
+            return fetch(url, part, note, given)
         except Again as error:
-            reason, wait = error.args
+            reason, wanted = error.args
             have = part.stat().st_size if part.exists() else 0
             failed = 1 if have > longest else failed + 1
-            longest, wait = max(longest, have), max(wait, PAUSE * 2**(failed - 1))
+            longest, wait = max(longest, have), max(wanted, PAUSE * 2**(failed - 1))
             if failed == TRIES or wait > 600:
                 raise Failure(f'{url}: {reason}. Try again later, or with a browser save it as {path}')
             print(f'{url}: {reason}; trying again in {wait:.0f} s', file=sys.stderr)
             time.sleep(wait)
-    record = dict(url=url, date=datetime.date.today().isoformat()) | found
-    write_whole(note, json.dumps(record).encode())
-    os.replace(part, path)
-    return record
 
 
-def fetch(url, part):
-    """Download what part lacks; the whole file's {size, sha256}, as far as the server states them."""
+def fetch(url, part, note, given):
+    """Try once to make part whole; return what is then known of it."""
+    known = read_note(note)
+    have = 0
+    if known.get('url') == url and known.get('edition') and part.is_file() and not part.is_symlink():
+        have = part.stat().st_size   # else nothing says of which file it is the beginning
+    if not have or have != known.get('size'):
+        known = receive(url, part, note, known, have)
+    found = fingerprint(part)
+    wanted = {key: value for key, value in (known | given).items() if key in found}
+    if found['size'] < wanted.get('size', 0):
+        raise Again(f"only {found['size']:,} of {wanted['size']:,} bytes came", 0)
+    if not wanted or not agree(wanted, found):
+        part.unlink()
+        raise Again(f"what came, {found}, is not {wanted or 'of a size that the server states'}", 0)
+    return known | found
+
+
+def receive(url, part, note, known, have):
+    """Add to part what comes after its first `have` bytes, or all; return what is stated of the whole."""
     import requests
     import urllib3
-    have = part.stat().st_size if part.exists() else 0
-    headers = {'User-Agent': AGENT, 'Accept-Encoding': 'identity'} | ({'Range': f'bytes={have}-'} if have else {})
+    headers = {'User-Agent': AGENT, 'Accept-Encoding': 'identity'}
+    if have:   # a server that has another edition by now sends all of that one
+        headers |= {'Range': f'bytes={have}-', 'If-Range': known['edition']}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            status, has = response.status_code, response.headers
+            status = response.status_code
             if status not in (200, 206, 416):
-                wait = has.get('Retry-After', '')
-                raise Again(f'the server says {status} {response.reason}', math.inf if status < 500 and status != 429
-                            else int(wait) if wait.isdigit() else 0)
-            # Hugging Face states a large file's size and sha256 where it redirects to it
-            linked = next((r.headers for r in response.history if 'X-Linked-Etag' in r.headers), {})
-            etag = re.fullmatch('"?([0-9a-f]{64})"?', linked.get('X-Linked-Etag') or has.get('ETag', ''))
-            start, total = re.fullmatch(r'(?:bytes (\d+|\*).*/(\d+))?.*', has.get('Content-Range', '')).groups()
-            total = linked.get('X-Linked-Size') or total or status == 200 and has.get('Content-Length')
-            stated = ({'size': int(total)} if total else {}) | ({'sha256': etag[1]} if etag else {})
-            if status == 416 and stated.get('size') == have:
-                return stated
-            if status == 416 or status == 206 and start != str(have):
+                final = status < 500 and status != 429
+                wait = math.inf if final else number(response.headers.get('Retry-After')) or 0
+                raise Again(f'the server says {status} {response.reason}', wait)
+            start, stated = what_is_stated(url, response)
+            if status == 416 or status == 206 and (start, stated) != (have, known):
                 part.unlink(missing_ok=True)
                 raise Again(f'asked for what follows byte {have:,}, the server says {status}', 0)
-            have, total = have if status == 206 else 0, stated.get('size', sys.maxsize)
-            progress = Progress(part.stem, have / max(total, 1), total)
-            with open(part, 'ab' if have else 'wb') as out:
+            if status == 200:
+                part.unlink(missing_ok=True)
+                write_whole(note, json.dumps(stated).encode())
+                have = 0
+            total = stated.get('size', sys.maxsize)
+            progress = Progress(part.stem, have / total, total)
+            with open(part, 'ab') as out:
                 for piece in response.raw.stream(2**14, decode_content=False):   # a .gz stays a .gz
                     out.write(piece)
                     have += len(piece)
@@ -119,14 +135,33 @@ def fetch(url, part):
         raise Again(f'{type(error).__name__} at byte {have:,}', 0)
 
 
+def what_is_stated(url, response):
+    """(the first byte that comes, what the server states of the whole file): its url, edition, size and sha256. No other
+    content has the same edition."""
+    has, tag = response.headers, response.headers.get('ETag', '')
+    content = re.match('bytes ([0-9]+)-[0-9]+/([0-9]+)', has.get('Content-Range', ''))
+    first, size = content.groups() if content else ('0', has.get('Content-Length'))
+    # Hugging Face states a large file's size and sha256 where it redirects to it
+    linked = next((answer.headers for answer in response.history if 'X-Linked-Etag' in answer.headers), {})
+    sha256 = re.fullmatch('"?([0-9a-f]{64})"?', linked.get('X-Linked-Etag', tag))
+    edition = tag if tag and not tag.startswith('W/') else has.get('Last-Modified')   # W/: much the same, no more
+    stated = dict(url=url, edition=edition, size=number(linked.get('X-Linked-Size', size)), sha256=sha256 and sha256[1])
+    return number(first), {key: value for key, value in stated.items() if value}
+
+
+def number(text):
+    """The whole number that a header states, if it states one."""
+    return int(text) if re.fullmatch('[0-9]{1,18}', text or '') else None
+
+
 class RemoteFile(io.RawIOBase):
     """A file at a web address, read only where it is wanted (HTTP Range): of ARC's 680 MB, less than 3."""
 
     def __init__(self, url):
         self.url, self.at = url, 0
-        self.size = int(self.fetch(0, 1).headers['Content-Range'].rpartition('/')[2])
+        self.size = number(self.read_range(0, 1).headers.get('Content-Range', '').rpartition('/')[2]) or 0
 
-    def fetch(self, start, end):
+    def read_range(self, start, end):
         import requests
         answer = requests.get(self.url, headers={'User-Agent': AGENT, 'Range': f'bytes={start}-{end - 1}'}, timeout=60)
         answer.raise_for_status()
@@ -140,7 +175,7 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer):
         end = min(self.at + len(buffer), self.size)
-        data = self.fetch(self.at, end).content if end > self.at else b''
+        data = self.read_range(self.at, end).content if end > self.at else b''
         buffer[:len(data)], self.at = data, self.at + len(data)
         return len(data)
 

@@ -10,15 +10,17 @@ import collections
 import hashlib
 import heapq
 import json
-import os
 import pathlib
 import re
 
 import tiktoken
+
 from configurator import Failure
+from stlm.files import write_whole
 
 END = '<|endoftext|>'
 MAX_BYTES = 16   # of a trained token: what a byte-pooling model reads and writes
+GPT2 = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'   # where tiktoken fetches its vocabulary
 # GPT-2's pattern of words: contractions, letters, numbers, other signs, white space; no token crosses two
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
@@ -36,21 +38,27 @@ def count_words(texts, limit=2**28):
 
 
 def train_bpe(counts, size, max_bytes=MAX_BYTES):
-    """Byte-pair encoding (arXiv 1508.07909) of {word: count}: merge the commonest pair of neighbours, again and again,
-    until there are `size` tokens of at most max_bytes bytes. Returns {token: rank}.
+    """Byte-pair encoding (arXiv 1508.07909) of {word: how often it occurs}; returns {token: rank}. Slowly, it is this:
 
-    All words stand in one row, -1 between them. A token's first and last place hold its id, so that its neighbours
-    see it. A merge looks at the pair's places only: the work grows with the text, not with its square."""
+        tokens = the 256 bytes; every word is cut into its bytes
+        until there are `size` tokens:
+            count each pair of neighbours a, b in all words, if a + b has at most max_bytes bytes
+            take the commonest pair; of equally common ones that with the lowest ranks
+            add a + b to the tokens, and merge a, b in all words, from left to right
+
+    Counting anew for each merge would take hours. Here each pair knows the places where it begins, so that a merge looks at
+    those only. All words stand in one row, -1 between them. A token of several bytes has its rank at its first place and at
+    its last, where its neighbours look for it."""
     tokens = [bytes([byte]) for byte in range(256)]
-    row, weights = [-1], [0]
+    row, weights = [-1], [0]   # ranks, and how often the word occurs to which a place belongs
     for word, count in counts.items():
         row += [*word, -1]
         weights += [count] * len(word) + [0]
-    places, heap = collections.defaultdict(list), []   # where each pair begins; (-how often, pair)
+    places, heap = collections.defaultdict(list), []   # of a pair; (-how often, pair), the commonest first
 
     def offer(pair):
         count = sum(weights[place] for place in places[pair])
-        if count and sum(len(tokens[part]) for part in pair) <= max_bytes:
+        if count and len(tokens[pair[0]] + tokens[pair[1]]) <= max_bytes:
             heapq.heappush(heap, (-count, pair))
 
     for place, pair in enumerate(zip(row, row[1:])):
@@ -59,26 +67,29 @@ def train_bpe(counts, size, max_bytes=MAX_BYTES):
     for pair in places:
         offer(pair)
     while len(tokens) < size and heap:
-        a, b = heapq.heappop(heap)[1]
-        length, there = len(tokens[a]), places.pop((a, b))
-        places[a, b] = [place for place in there if row[place] == a and row[place + length] == b]
-        if len(places[a, b]) < len(there):   # other merges took some since it was counted: it may not be the commonest
+        _, (a, b) = heapq.heappop(heap)
+        known, length = places.pop((a, b)), len(tokens[a])
+        starts = [place for place in known if row[place] == a and row[place + length] == b]
+        if len(starts) < len(known):   # other merges took some since it was counted: it may not be the commonest
+            places[a, b] = starts
             offer((a, b))
             continue
-        new, found = len(tokens), set()
+        merged, new_pairs = len(tokens), set()
         tokens.append(tokens[a] + tokens[b])
-        for first in places.pop((a, b)):
-            second, after = first + length, first + len(tokens[new])
-            if row[first] != a or row[second] != b:   # in "aaa" the first two have just become one
+        for start in starts:
+            middle, end = start + length, start + len(tokens[merged])
+            if row[start] != a or row[middle] != b:   # of "aaa" the first two have just been merged
                 continue
-            row[second - 1] = row[second] = -1
-            row[first] = row[after - 1] = new
-            left, right = row[first - 1], row[after]
-            for pair, place in ((left, new), first - len(tokens[left])), ((new, right), first):
-                if -1 not in pair:
-                    places[pair].append(place)
-                    found.add(pair)
-        for pair in found:
+            row[middle - 1] = row[middle] = -1
+            row[start] = row[end - 1] = merged
+            left, right = row[start - 1], row[end]
+            if left >= 0:
+                places[left, merged].append(start - len(tokens[left]))
+                new_pairs.add((left, merged))
+            if right >= 0:
+                places[merged, right].append(start)
+                new_pairs.add((merged, right))
+        for pair in new_pairs:
             offer(pair)
     return {token: rank for rank, token in enumerate(tokens)}
 
@@ -100,19 +111,18 @@ class Tokenizer(tiktoken.Encoding):
 
 
 def make_tokenizer(name, ranks, pattern=WORDS, end_of_text=None, vocab_size=0):
-    """The tokenizer with these {token: id}, gaps allowed; a lower id is merged first. The end of a text comes after
-    them, if not given."""
+    """The tokenizer with these {token: id}, gaps allowed; a lower id is merged first. The end of a text has the
+    id after them, if none is given."""
     if not re.fullmatch(r'\w[\w.-]*', name):   # it becomes part of a folder's name
-        raise Failure(f'tokenizer={name}: a name has letters, digits, . _ and - alone')
+        raise Failure(f'tokenizer={name}: a name has only letters, digits, . _ and -')
     end_of_text = max(ranks.values()) + 1 if end_of_text is None else end_of_text
     ids = {*ranks.values(), end_of_text}
     if len(ids) <= len(ranks):
         raise Failure(f'tokenizer={name}: two tokens have the same id, or one has that of {END} ({end_of_text})')
     n_vocab = max(vocab_size, max(ids) + 1)
-    # tiktoken panics at a byte without a token; here it gets an id behind the vocabulary, which is refused
-    lacking = [byte for byte in (bytes([i]) for i in range(256)) if byte not in ranks]
-    more = {byte: n_vocab + i for i, byte in enumerate(lacking)}
-    tokenizer = Tokenizer(name, pat_str=pattern, mergeable_ranks=ranks | more, special_tokens={END: end_of_text})
+    # tiktoken panics at a byte without a token: give it an id above the vocabulary, which encode_to_numpy() refuses
+    all_bytes = {bytes([byte]): n_vocab + byte for byte in range(256)}
+    tokenizer = Tokenizer(name, pat_str=pattern, mergeable_ranks=all_bytes | ranks, special_tokens={END: end_of_text})
     tokenizer.ranks, tokenizer.pattern, tokenizer.n_vocab = ranks, pattern, n_vocab
     return tokenizer
 
@@ -124,12 +134,10 @@ def named_ranks(name):
     try:
         ranks = tiktoken.get_encoding('gpt2')._mergeable_ranks
     except (OSError, ValueError) as error:   # ValueError: something else came
-        address = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'
-        saved = ' and '.join(f'{address}{file} as FOLDER/{hashlib.sha1((address + file).encode()).hexdigest()}'
-                             for file in ('vocab.bpe', 'encoder.json'))
-        raise Failure(
-            f"GPT-2's vocabulary can't be fetched ({type(error).__name__}). With a browser save {saved}\n"
-            'and export TIKTOKEN_CACHE_DIR=FOLDER; or take --tokenizer=bpe4096 or byte, which need no download')
+        saved = ' and '.join(f'{GPT2}{file} as FOLDER/{hashlib.sha1((GPT2 + file).encode()).hexdigest()}'
+                             for file in ('vocab.bpe', 'encoder.json'))   # tiktoken's names for what it has fetched
+        raise Failure(f"GPT-2's vocabulary can't be fetched ({type(error).__name__}). Take --tokenizer=bpe4096 or byte, which "
+                      f'need no download; or with a browser save {saved}, and set TIKTOKEN_CACHE_DIR=FOLDER')
     longest = int(name.partition('-')[2] or 999)
     return {token: rank for token, rank in ranks.items() if len(token) <= longest}
 
@@ -158,13 +166,8 @@ def spec_of(tokenizer):
 def save_tokenizer(tokenizer, folder):
     """Write the two files, each whole or not at all; return the spec."""
     spec = spec_of(tokenizer)
-    for name, data in ('tiktoken', rank_lines(tokenizer)), ('meta.json', json.dumps(spec).encode()):
-        part = pathlib.Path(folder, f'tokenizer.{os.getpid()}.part')
-        with open(part, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, pathlib.Path(folder, f'tokenizer.{name}'))
+    write_whole(pathlib.Path(folder, 'tokenizer.tiktoken'), rank_lines(tokenizer))
+    write_whole(pathlib.Path(folder, 'tokenizer.meta.json'), json.dumps(spec).encode())
     return spec
 
 

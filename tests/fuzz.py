@@ -45,6 +45,7 @@ from stlm import text as texts
 import configurator
 from stlm import console
 from stlm import download
+from stlm import files
 import eval_mc
 import model
 import prepare_wiki
@@ -143,7 +144,8 @@ def use_data():
     encoding = tokenizers.load_tokenizer(meta['tokenizer'], folder)
     for split in prepare_wiki.SPLITS:
         texts.count_tokens(texts.open_split(folder, meta, split, 32), encoding.n_vocab)
-    prepare_wiki.check_files(folder, meta)
+        if files.fingerprint(folder / f'{split}.bin')['sha256'] != meta['splits'][split]['sha256']:
+            raise configurator.Failure(f'{split}.bin: not the file that was written')
     return digest([meta, encoding.encode_ordinary(story(50)), [(folder / file).read_bytes() for file in FILES]])
 
 

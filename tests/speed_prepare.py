@@ -10,7 +10,6 @@ text = ''                  # .txt, .jsonl, .jsonl.gz or .parquet
 tokenizer = 'gpt2'         # what to encode with: gpt2 or gpt2-16
 rounds = 3                 # measurements of each, in turn; the median counts
 megabytes = 300            # of the text whose preparation's memory is measured; 0: not measured
-passages = False           # write that text as passages of articles, which are held until all are read
 job = ''                   # (how the script calls itself)
 
 import contextlib
@@ -28,6 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from configurator import configure
 configure(globals(), at_least={0: 'megabytes', 1: 'rounds'})
 import prepare_wiki
+from stlm.documents import input_files, read_files
 
 
 def work():
@@ -35,7 +35,7 @@ def work():
     with contextlib.redirect_stdout(sys.stderr):
         encoding = prepare_wiki.ready_tokenizer(tokenizer)   # loaded before the clock starts
         if job == 'tiktoken':
-            documents = list(prepare_wiki.read_files(prepare_wiki.input_files(text), lambda done: None))
+            documents = list(read_files(input_files(text), lambda done: None))
             start, cpu, n = time.perf_counter(), time.process_time(), len(os.sched_getaffinity(0))
             encoding.encode_ordinary_batch(documents, num_threads=n)
             size = sum(len(document.encode()) for document in documents)
@@ -65,16 +65,13 @@ def main():
               f'({min(ratios):.2f} to {max(ratios):.2f} in {rounds} rounds)', flush=True)
     if not megabytes:
         return
-    documents = list(prepare_wiki.read_files(prepare_wiki.input_files(text), lambda done: None))
+    documents = list(read_files(input_files(text), lambda done: None))
     with tempfile.TemporaryDirectory() as folder:
         size, number, file = 0, 0, pathlib.Path(folder, 'text.jsonl')
         with open(file, 'w', encoding='utf-8') as out:
             while size < megabytes * 1e6:   # a number makes each document a new one
                 document = f'{number}. {documents[number % len(documents)]}'
-                parts = document.split('\n') if passages else [document]
-                for i, part in enumerate(parts):
-                    extra = dict(wiki_id=number, paragraph_id=i) if passages else {}
-                    out.write(json.dumps(dict(title='', text=part) | extra) + '\n')
+                out.write(json.dumps(dict(text=document)) + '\n')
                 size, number = size + len(document.encode()), number + 1
         del documents
         seconds, _, size, peak = measure('prepare', file)

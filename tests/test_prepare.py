@@ -1,10 +1,12 @@
 """Text -> token files: lossless, whole or absent, split by the text alone."""
 import functools
 import gzip
+import hashlib
 import json
 import os
 import random
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -76,29 +78,23 @@ def test_jsonl_gz_txt_and_folders_are_read_alike(tmp_path):
     with gzip.open(tmp_path / 'in' / 'a.jsonl.gz', 'wt', encoding='utf-8') as out:
         out.write('\n'.join(map(json.dumps, records)))
     (tmp_path / 'in' / 'b.txt').write_text('third<|endoftext|>fourth', encoding='utf-8')
-    files = prepare_wiki.input_files(str(tmp_path / 'in'))
-    assert list(prepare_wiki.read_files(files, lambda done: None)) == [
+    files = documents.input_files(str(tmp_path / 'in'))
+    assert list(documents.read_files(files, lambda done: None)) == [
         'A\n\nfirst 🐈', 'second\nline', 'third', 'fourth']
 
 
-def test_passages_paragraphs_and_parquet_become_articles(tmp_path):
-    passages = [{'wiki_id': w, 'paragraph_id': i, 'title': f'T{w}', 'text': f'{w}.{i}'} for w in (7, 3) for i in range(12)]
-    random.Random(0).shuffle(passages)   # in no order, over two files
-    for name, part in ('a', passages[:9]), ('b', passages[9:]):
-        (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, part)))
+def test_paragraphs_are_joined_and_a_title_needs_a_text(tmp_path):
     (tmp_path / 'c.jsonl').write_text(json.dumps({'id': '1', 'title': 'P', 'paragraphs': ['one', 'two']}))
     (tmp_path / 'd.jsonl').write_text(json.dumps({'title': 'only a title', 'text': ' '}))
-    read = list(prepare_wiki.read_files(prepare_wiki.input_files(str(tmp_path)), lambda done: None))
-    assert read[:2] == ['P\n\none\n\ntwo', ' ']   # passages come last, once they are all there
-    assert sorted(read[2:]) == [f'T{w}\n\n' + '\n\n'.join(f'{w}.{i}' for i in range(12)) for w in (3, 7)]
+    assert list(documents.read_files(documents.input_files(str(tmp_path)), lambda done: None)) == ['P\n\none\n\ntwo', ' ']
 
 
 def test_parquet_is_read_and_a_broken_one_is_named(tmp_path):
     pyarrow, parquet = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     columns = {'id': ['1', '2'], 'url': ['', ''], 'title': ['A', 'B'], 'text': ['first 🐈', 'second']}
     parquet.write_table(pyarrow.table(columns), tmp_path / 'a.parquet')
-    files = prepare_wiki.input_files(str(tmp_path))
-    assert list(prepare_wiki.read_files(files, lambda done: None)) == ['A\n\nfirst 🐈', 'B\n\nsecond']
+    files = documents.input_files(str(tmp_path))
+    assert list(documents.read_files(files, lambda done: None)) == ['A\n\nfirst 🐈', 'B\n\nsecond']
     (tmp_path / 'a.parquet').write_bytes((tmp_path / 'a.parquet').read_bytes()[:-9])
     fails_in_one_line(prepare(tmp_path, '--input=a.parquet'), 'a.parquet', 'broken')
 
@@ -107,22 +103,25 @@ def test_without_pyarrow_parquet_fails_in_one_line_before_anything_is_downloaded
     (tmp_path / 'a.parquet').touch()
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     monkeypatch.setattr(documents, 'download', lambda *args: pytest.fail('downloaded'))
-    for call in (lambda: prepare_wiki.input_files(str(tmp_path)),
-                 lambda: prepare_wiki.prepare('simplewiki', 'byte', data_dir=tmp_path, source='wikimedia')):
+    for call in (lambda: documents.input_files(str(tmp_path)),
+                 lambda: prepare_wiki.prepare('simplewiki', 'byte', data_dir=tmp_path, edition='wikimedia')):
         with pytest.raises(Failure, match='a?.parquet: .*pip install pyarrow'):
             call()
 
 
-@pytest.mark.parametrize('left_out, text', [
-    (1, 'Mercury\n\nMercury may refer to:\n\nMercury (planet), near the Sun'), (1, 'Sand\n\nSand could mean'),
-    (1, 'War (disambiguation)\n\nWar is a conflict.'), (1, 'Bell\n\nBell can also mean one of these:\nBell, a city'),
-    (0, 'Cat\n\nA cat is an animal. It may refer to a lion.'), (0, 'Cat\n\nA cat.\n\nThe word can mean:'),
-    (0, 'Can\n\nA can may mean trouble: it is sharp.')])
-def test_a_disambiguation_stub_is_told_from_an_article(left_out, text):
-    for wikipedia in False, True:
-        counts = Counter()
-        kept = list(prepare_wiki.clean([text], wikipedia, counts))
-        assert counts['disambiguation'] == left_out * wikipedia and len(kept) == 1 - left_out * wikipedia
+@pytest.mark.parametrize('kept, text', [
+    (0, 'Mercury\n\nMercury may refer to:\n\nMercury (planet), near the Sun'), (0, 'Sand\n\nSand could mean'),
+    (0, 'War (disambiguation)\n\nWar is a conflict.'), (0, 'Bell\n\nBell can also mean one of these:\nBell, a city'),
+    (1, 'Cat\n\nA cat is an animal. It may refer to a lion.'), (1, 'Cat\n\nA cat.\n\nThe word can mean:'),
+    (1, 'Can\n\nA can may mean trouble: it is sharp.')])
+def test_wikipedias_disambiguation_pages_are_left_out_and_its_articles_are_not(tmp_path, monkeypatch, kept, text):
+    def download(url, path, *given):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(gzip.compress(json.dumps(dict(text=text)).encode()))
+        return {}
+    monkeypatch.setattr(documents, 'download', download)
+    _, read = documents.simplewiki(tmp_path, 'sbert')
+    assert list(read(lambda done: None)) == [text] * kept
 
 
 def test_empty_and_twice_told_documents_are_left_out_and_change_no_others_split(tmp_path):
@@ -139,7 +138,7 @@ def test_empty_and_twice_told_documents_are_left_out_and_change_no_others_split(
         assert (once / f'{split}.bin').read_bytes() == (more / f'{split}.bin').read_bytes()
     meta = json.loads((more / 'meta.json').read_text())
     total = sum((Counter(has) for has in meta['splits'].values() if has.pop('sha256')), Counter())
-    assert meta['left_out'] == {'empty': 150, 'duplicate': 100, 'disambiguation': 0}
+    assert meta['left_out'] == {'empty': 150, 'duplicate': 100}
     assert total == {'documents': 300, 'words': 900, 'chars': sum(map(len, texts)),
                      'bytes': sum(map(len, texts)) + 300, 'tokens': sum(map(len, texts)) + 600}
 
@@ -152,7 +151,7 @@ def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
     size, longest = (tmp_path / 'long.txt').stat().st_size, 0
     tracemalloc.start()
     count = Counter()
-    for text in prepare_wiki.read_files([tmp_path / 'long.txt'], lambda done: None):
+    for text in documents.read_files([tmp_path / 'long.txt'], lambda done: None):
         count.update(text)
         longest = max(longest, len(text))
     peak = tracemalloc.get_traced_memory()[1]
@@ -160,14 +159,23 @@ def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
     assert count == {c: 100 * 2**13 for c in '猫🐈é'} and longest < 2**18 and peak < size / 3
 
 
+@pytest.mark.parametrize('before', [*range(2**16 - 14, 2**16 + 2), 3 * 2**16 - 5])
+def test_an_end_of_text_is_found_wherever_a_read_ends(tmp_path, before):
+    parts = ['猫' * (before - 7) + '<|endof', 'b' * 2**17 + '<', '<|endoftext', '']
+    (tmp_path / 'a.txt').write_text(tokenizer.END.join(parts), encoding='utf-8')
+    read = list(documents.read_files([tmp_path / 'a.txt'], lambda done: None))
+    assert ''.join(read) == ''.join(parts) and tokenizer.END not in read   # and nothing of it is left
+    assert all(len(text) < 2**18 for text in read)
+
+
 # ---- what users do
 
 @pytest.mark.parametrize('content, args, words', [
     (None, ['--input=story.txt'], ['story.txt', 'no such file']),
-    (b'', ['--input=story.txt'], ['story.txt', 'empty']),
+    (b'', ['--input=story.txt'], ['story.txt', '0 tokens']),
     (b'caf\xe9', ['--input=story.txt'], ['story.txt', 'not UTF-8', '0xe9']),
     (b'end \xf0\x9f', ['--input=story.txt'], ['story.txt', 'not UTF-8']),
-    (b'one document', ['--input=story.txt'], ['12 characters', 'too few']),
+    (b'one document', ['--input=story.txt'], ['story.txt', 'too few', 'more text']),
     (b'x', ['--input=.'], ['bpe300']),
     (b'x', ['--input=story.txt', '--tokenizer=word'], ['word', 'bpe<N>']),
     (b'x', ['--input=story.txt', '--tokenizer=bpe99999'], ['bpe99999', '65536']),
@@ -181,7 +189,7 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(tmp_path, content, args, 
         (tmp_path / 'story.txt').unlink()
         words = ['.jsonl']
     fails_in_one_line(prepare(tmp_path, *args), *words)
-    assert not list(tmp_path.glob('data/*'))
+    assert os.listdir(tmp_path / 'data') == ['.lock'] if (tmp_path / 'data').exists() else True
 
 
 @pytest.mark.parametrize('line, words', [
@@ -198,26 +206,12 @@ def test_a_broken_gzip_file_is_named(tmp_path):
     fails_in_one_line(prepare(tmp_path, '--input=a.jsonl.gz'), 'a.jsonl.gz', 'broken')
 
 
-def test_a_full_disk_leaves_the_old_data_whole_and_nothing_else(mine):
-    data = mine[0]
-    before = {file.name: file.read_bytes() for file in data.iterdir()}
-    result = prepare(data.parent.parent, '--input=story.txt',
+def test_a_full_disk_leaves_nothing(tmp_path):
+    (tmp_path / 'story.txt').write_text(story(), encoding='utf-8')
+    result = prepare(tmp_path, '--input=story.txt',
                      first=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20000, 20000)))
     fails_in_one_line(result, 'large')   # the system's own words
-    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
-    assert os.listdir(data.parent) == ['mine-bpe300']
-
-
-def test_a_name_prepared_again_with_other_text_has_the_new_texts_tokenizer(tmp_path):
-    for text in (story(), story().upper().replace('E', 'Q')):
-        (tmp_path / 'story.txt').write_text(text, encoding='utf-8')
-        assert prepare(tmp_path, '--input=story.txt')[0] == 0
-        data = tmp_path / 'data' / 'mine-bpe300'
-        encoding = tokenizer.load_tokenizer(None, data)
-        ids = np.fromfile(data / 'val.bin', dtype='<u2').tolist()
-        assert encoding.decode_bytes([i for i in ids if i != encoding.eot_token]).decode() == (
-            ''.join(part for part in prepare_wiki.read_files([tmp_path / 'story.txt'], lambda done: None)
-                    if prepare_wiki.split_of(part, 0.2) == 'val'))
+    assert os.listdir(tmp_path / 'data') == ['.lock']
 
 
 # ---- nothing lost, nothing silently wrong
@@ -230,25 +224,41 @@ def small_set(folder, *args, text=None, **kwargs):
     return folder / 'data/mine-byte'
 
 
-def test_a_second_preparation_is_refused_and_a_killed_ones_lock_is_no_obstacle(tmp_path):
-    data = small_set(tmp_path)
-    before = {file.name: file.read_bytes() for file in data.iterdir()}
+def contents(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob('*') if file.is_file()}
+
+
+def test_a_data_set_is_never_replaced_and_both_names_are_said(tmp_path, mine):
+    small_set(tmp_path)
+    before = contents(tmp_path / 'data')
+    (tmp_path / 'other.txt').write_text(story(1010), encoding='utf-8')
+    fails_in_one_line(prepare(tmp_path, '--input=other.txt', '--tokenizer=byte'), 'made of story.txt', 'of other.txt', 'delete it first')
+    shutil.copytree(mine[0], tmp_path / 'data/mine-bpe300')
+    ranks = tokenizer.train_bpe(tokenizer.count_words([story(99).upper()]), 299)
+    (tmp_path / 'out').mkdir()
+    tokenizer.save_tokenizer(tokenizer.make_tokenizer('bpe300', ranks), tmp_path / 'out')
+    before = contents(tmp_path / 'data')
+    fails_in_one_line(prepare(tmp_path, '--input=other.txt', '--tokenizer=out'), 'mine-bpe300', 'another tokenizer', 'of out:', '--dataset=NAME')
+    assert contents(tmp_path / 'data') == before
+
+
+def test_a_second_preparation_at_once_is_refused_and_a_killed_ones_lock_is_no_obstacle(tmp_path):
     code = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from stlm import files
-held = files.lock('data/mine-byte.part')
+held = files.lock('data')
 print('ready', flush=True)
-time.sleep(60)"""
+time.sleep(600)"""
     other = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdout=subprocess.PIPE)
     other.stdout.readline()
-    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'another run', str(other.pid))
-    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    (tmp_path / 'story.txt').write_text(story(1000), encoding='utf-8')
+    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'another run')
+    assert os.listdir(tmp_path / 'data') == ['.lock']
     other.kill()
     other.communicate()
-    assert (tmp_path / 'data/mine-byte.part').exists()
-    small_set(tmp_path, text=story(1010))
-    assert os.listdir(tmp_path / 'data') == ['mine-byte']
+    small_set(tmp_path)
+    assert sorted(os.listdir(tmp_path / 'data')) == ['.lock', 'mine-byte']
 
 
 def test_two_preparations_at_once_leave_one_whole_data_set(tmp_path):
@@ -257,34 +267,46 @@ def test_two_preparations_at_once_leave_one_whole_data_set(tmp_path):
     both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     ends = [(process.communicate()[1], process.returncode) for process in both]
     assert 0 in [status for _, status in ends]
-    assert all(status == 0 or b'another run is writing here' in err for err, status in ends)
-    prepare_wiki.check_files(*prepare_wiki.load_data('mine', 'byte', tmp_path / 'data'))
-    assert os.listdir(tmp_path / 'data') == ['mine-byte']
+    assert all(status == 0 or b'another run is writing here' in err or b'is there already' in err for err, status in ends)
+    is_whole('mine', tmp_path / 'data')
+    assert sorted(os.listdir(tmp_path / 'data')) == ['.lock', 'mine-byte']
 
 
-def test_a_linked_folder_stays_linked_and_a_folder_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / 'disk').mkdir()
-    (tmp_path / 'data').mkdir()
-    (tmp_path / 'data/mine-byte').symlink_to('../disk/mine')
-    for n in 1000, 1010:
-        data = small_set(tmp_path, text=story(n))
-        assert data.is_symlink() and os.listdir(tmp_path / 'disk') == ['mine']
-        total = sum(has['chars'] for has in prepare_wiki.load_data('mine', 'byte', tmp_path / 'data')[1]['splits'].values())
-        assert total == len(story(n))
-    (tmp_path / 'disk/mine/meta.json').unlink()
-    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'no meta.json')
-    assert (data / 'train.bin').exists()
+def is_whole(name, data):
+    """Its files are, bit for bit, those that were written."""
+    folder, meta = prepare_wiki.load_data(name, 'byte', data)
+    for split, has in meta['splits'].items():
+        assert hashlib.sha256((folder / f'{split}.bin').read_bytes()).hexdigest() == has['sha256']
 
 
-def test_a_death_between_the_two_renames_loses_nothing(tmp_path):
+def test_a_folder_of_something_else_is_left_alone_and_a_linked_one_is_written_to(tmp_path):
     data = small_set(tmp_path)
-    work = data.with_name('mine-byte.part')
-    work.mkdir()
-    os.replace(data, work / 'old')
-    (tmp_path / 'story.txt').write_bytes(b'\xff')
-    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'not UTF-8')
-    prepare_wiki.check_files(*prepare_wiki.load_data('mine', 'byte', tmp_path / 'data'))
-    assert os.listdir(data.parent) == ['mine-byte']
+    (data / 'meta.json').unlink()
+    (data / 'notes.txt').write_text('mine')
+    before = contents(tmp_path / 'data')
+    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), 'no meta.json')
+    assert contents(tmp_path / 'data') == before
+    (tmp_path / 'disk').mkdir()
+    shutil.rmtree(data)
+    data.symlink_to('../disk')
+    small_set(tmp_path)
+    assert data.is_symlink() and (tmp_path / 'disk/meta.json').exists()
+
+
+def test_no_link_is_followed_to_a_file_that_is_not_ours(tmp_path):
+    """As a stranger's archive could bring them: each of our names leads to a file of mine."""
+    precious, data = tmp_path / 'thesis.txt', tmp_path / 'data/mine-byte'
+    data.mkdir(parents=True)
+    precious.write_text('years of work')
+    for name in prepare_wiki.FILES:
+        os.link(precious, data / name) if name == 'val.bin' else (data / name).symlink_to(precious)
+    (tmp_path / 'data/.lock').symlink_to(precious)
+    (tmp_path / 'story.txt').write_text(story(1000), encoding='utf-8')
+    fails_in_one_line(prepare(tmp_path, '--input=story.txt', '--tokenizer=byte'), '.lock', 'a link')
+    (tmp_path / 'data/.lock').unlink()
+    assert prepare(tmp_path, '--input=story.txt', '--tokenizer=byte')[0] == 0
+    assert precious.read_text() == 'years of work' and not any(file.is_symlink() for file in data.iterdir())
+    is_whole('mine', tmp_path / 'data')
 
 
 def exits(call, *args):
@@ -318,37 +340,22 @@ def test_damage_that_costs_little_to_see_is_seen_at_every_load(mine, tmp_path):
     assert 'format 2' in line and 'reads 3' in line and 'prepare it again' in line
 
 
-def test_on_request_every_byte_is_compared(mine, tmp_path):
-    data = tmp_path / 'data/mine-bpe300'
-    shutil.copytree(mine[0], data)
-    check = ['--dataset=mine', '--tokenizer=bpe300', '--check=True']
-    status, out, err = run(tmp_path, 'prepare_wiki.py', *check)
-    assert status == 0 and 'whole' in out, err
-    for name in 'train.bin', 'tokenizer.tiktoken':
-        whole = (data / name).read_bytes()
-        harm = bytearray(whole)
-        harm[len(harm) // 2] ^= 1
-        (data / name).write_bytes(harm)
-        fails_in_one_line(run(tmp_path, 'prepare_wiki.py', *check), name)
-        (data / name).write_bytes(whole)
-
-
 # ---- nothing learned from what is held out
 
 def test_the_tokenizer_is_trained_on_the_training_split_alone(mine):
     data, meta, encoding = mine
     (data.parent / 'story.txt').write_text(story(), encoding='utf-8')
-    texts = prepare_wiki.read_files([data.parent / 'story.txt'], lambda done: None)
+    texts = documents.read_files([data.parent / 'story.txt'], lambda done: None)
     seen = [text for text in texts if prepare_wiki.split_of(text, 0.2) == 'train']
     assert encoding.ranks == tokenizer.train_bpe(tokenizer.count_words(seen), 299)
 
 
-@pytest.mark.parametrize('held, readings', [(2**24, 1), (1000, 2)])
-def test_a_text_that_memory_holds_is_read_once_and_both_ways_give_the_same(mine, tmp_path, monkeypatch, held, readings):
+@pytest.mark.parametrize('small, readings', [(2**24, 1), (1000, 2)])
+def test_a_text_that_memory_holds_is_read_once_and_both_ways_give_the_same(mine, tmp_path, monkeypatch, small, readings):
     (tmp_path / 'story.txt').write_text(story(), encoding='utf-8')
-    calls, read_files = [], prepare_wiki.read_files
-    monkeypatch.setattr(prepare_wiki, 'HELD', held)
-    monkeypatch.setattr(prepare_wiki, 'read_files', lambda *args: calls.append(args) or read_files(*args))
+    calls, read_files = [], documents.read_files
+    monkeypatch.setattr(prepare_wiki, 'SMALL', small)
+    monkeypatch.setattr(documents, 'read_files', lambda *args: calls.append(args) or read_files(*args))
     prepare_wiki.prepare('mine', 'bpe300', str(tmp_path / 'story.txt'), 0.2, tmp_path)
     assert len(calls) == readings
     for name in 'train.bin', 'val.bin', 'test.bin', 'tokenizer.tiktoken':
@@ -364,7 +371,8 @@ def test_another_folders_tokenizer_is_taken_as_it_is(mine, tmp_path):
     folder, meta = prepare_wiki.load_data('novel', str(mine[0]), tmp_path / 'data')
     assert folder.name == 'novel-bpe300' and meta['tokenizer'] == mine[1]['tokenizer']
     assert (folder / 'tokenizer.tiktoken').read_bytes() == (mine[0] / 'tokenizer.tiktoken').read_bytes()
-    status, out, err = run(tmp_path, 'prepare_wiki.py', *args[:2], '--tokenizer=bpe300', '--val_fraction=0.2')
+    shutil.rmtree(folder)
+    assert run(tmp_path, 'prepare_wiki.py', *args[:2], '--tokenizer=bpe300', '--val_fraction=0.2')[0] == 0
     assert 'another tokenizer' in exits(prepare_wiki.load_data, 'novel', str(mine[0]), tmp_path / 'data')
     fails_in_one_line(run(tmp_path, 'prepare_wiki.py', *args[:2], '--tokenizer=data'), 'tokenizer.meta.json', 'missing')
 
@@ -376,9 +384,9 @@ NAMES = '\n'.join(f'name{i * 7919 % 30011}' for i in range(26000))   # 240 kB wi
 
 @pytest.mark.parametrize('text, how', [
     (NAMES, 'last parts'), (NAMES.replace('\n', ' '), 'last parts'), (NAMES.replace('\n', ''), 'last parts'),
-    ('A title\n\n' + 'x' * 200, 'last parts'), (tokenizer.END.join(['one' * 40, 'two' * 40, 'three' * 40]), 'last parts'),
+    ('A title\n\n' + 'x' * 2000, 'last parts'), (tokenizer.END.join(['one' * 400, 'two' * 400, 'three' * 40]), 'last parts'),
     ('\n\n'.join('a novel ' * 600 + str(i) for i in range(60)), 'hash'),
-    (tokenizer.END.join(f'{i} line' * 9 for i in range(25)), 'last documents')], ids=range(7))
+    (tokenizer.END.join(f'{i} line' * 9 for i in range(25)), 'last parts')], ids=range(7))
 def test_a_small_text_has_some_in_each_split_and_nothing_is_lost(tmp_path, text, how):
     (tmp_path / 'a.txt').write_text(text)
     status, out, err = run(tmp_path, 'prepare_wiki.py', '--input=a.txt', '--dataset=a', '--tokenizer=byte')
@@ -407,25 +415,47 @@ def test_any_text_of_any_share_has_three_parts():
 
 # ---- text silently left out
 
-def test_names_in_any_case_with_commas_and_behind_links_are_read_and_the_rest_is_named(tmp_path, capsys):
+def test_names_in_any_case_are_read_in_one_order_and_what_is_not_read_is_named(tmp_path, capsys):
     (tmp_path / 'in/deep').mkdir(parents=True)
-    (tmp_path / 'elsewhere').mkdir()
-    for name in 'in/A.TXT', 'in/deep/b.Txt', 'elsewhere/c.JSONL', 'Smith, John.txt', 'in/notes.pdf':
-        (tmp_path / name).write_text('{"text": "c"}' if 'JSON' in name else name)
+    for name in 'in/b.txt', 'in/A.TXT', 'in/deep/b.Txt', 'in/C.JSONL', 'in/notes.pdf', 'in/deep.txt', 'more.txt':
+        (tmp_path / name).write_text('{"text": "C"}' if 'JSON' in name else name)
     (tmp_path / 'in/d.JSONL.GZ').write_bytes(gzip.compress(b'{"text": "d"}'))
-    (tmp_path / 'in/linked').symlink_to('../elsewhere')
-    (tmp_path / 'in/deep/round').symlink_to('..')   # a walk without an end, if one isn't careful
-    both = f'{tmp_path}/in,{tmp_path}/Smith, John.txt'
-    files = prepare_wiki.input_files(both)
-    assert [file.name for file in files] == ['A.TXT', 'd.JSONL.GZ', 'b.Txt', 'c.JSONL', 'Smith, John.txt']
-    assert list(prepare_wiki.read_files(files, lambda done: None)) == ['in/A.TXT', 'd', 'in/deep/b.Txt', 'c', 'Smith, John.txt']
+    (tmp_path / 'in/linked').symlink_to('deep')
+    files = documents.input_files(f'{tmp_path}/in,{tmp_path}/more.txt')
+    right = ['A.TXT', 'C.JSONL', 'b.txt', 'd.JSONL.GZ', 'deep/b.Txt', 'deep.txt']   # capitals first, also on Windows
+    assert [file.relative_to(tmp_path).as_posix() for file in files] == [f'in/{name}' for name in right] + ['more.txt']
+    assert list(documents.read_files(files, lambda done: None))[:4] == ['in/A.TXT', 'C', 'in/b.txt', 'd']
     out = capsys.readouterr().out
-    assert '5 files to read' in out and '1 (notes.pdf)' in out
+    assert '7 files to read' in out and 'not read: 2 (linked, notes.pdf)' in out
+
+
+@pytest.mark.parametrize('paths', ['w,w/0.txt', 'w/0.txt,w/0.txt', 'linked', 'w,other'])
+def test_a_file_that_would_be_read_twice_is_refused(tmp_path, monkeypatch, paths):
+    for folder in 'w', 'linked', 'other':
+        (tmp_path / folder).mkdir()
+    (tmp_path / 'w/0.txt').write_text(story(100))
+    (tmp_path / 'linked/1.txt').symlink_to('../w/0.txt')
+    (tmp_path / 'linked/2.txt').symlink_to('../w/0.txt')
+    (tmp_path / 'other/3.txt').symlink_to('../w/0.txt')
+    monkeypatch.chdir(tmp_path)
+    message = exits(documents.input_files, paths)
+    assert 'one file' in message and message.count('.txt') >= 2
+
+
+def test_twelve_thousand_files_are_not_silent_and_take_seconds(tmp_path, capsys, monkeypatch):
+    (tmp_path / 'in').mkdir()
+    for i in range(12000):
+        (tmp_path / f'in/{i}.{"txt" if i % 2 else "pdf"}').write_text(f'text {i}')
+    compared, equal = [], type(tmp_path).__eq__
+    monkeypatch.setattr(type(tmp_path), '__eq__', lambda a, b: compared.append(1) or equal(a, b))
+    files, read = documents.own_files(str(tmp_path / 'in'))
+    assert len(compared) < 10 * 12000   # each with each would be 72,000,000
+    assert len(files) == 6000 and '6000 files to read' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('line, words', [
-    ('{"text": "a\\ud800b"}', ['line 1', 'half a surrogate', 'ud800']), ('{"paragraphs": "Document"}', ['line 1', 'paragraphs']),
-    ('{"text": ' + '[' * 100_000, ['line 1', 'too deep']), ('{"wiki_id": 1, "paragraph_id": 1e400, "text": "a"}', ['line 1']),
+    ('{"text": "a\\ud800b"}', ['line 1', 'surrogates', 'ud800']), ('{"paragraphs": "Document"}', ['line 1', 'paragraphs']),
+    ('{"text": ' + '[' * 100_000, ['line 1', 'recursion']), ('{"text": "a", "title": 7}', ['line 1', 'text']),
     ('{"paragraphs": {"a": "b"}}', ['line 1']), ('{"paragraphs": ["a", 3]}', ['line 1'])], ids=range(6))
 def test_what_json_allows_and_text_does_not_says_why(tmp_path, line, words):
     (tmp_path / 'a.jsonl').write_text(line)
@@ -443,6 +473,29 @@ def test_the_next_command_can_be_pasted(tmp_path):
     (tmp_path / 'story.txt').write_text(story(1000))
     _, out, _ = run(tmp_path, 'prepare_wiki.py', '--input=story.txt', '--tokenizer=byte', '--dataset=my novel')
     assert 'python train.py --dataset="my novel" --tokenizer=byte --out_dir="out/my novel"' in out
+
+
+def test_a_gzip_file_whose_line_unpacks_to_gigabytes_is_refused_before_it_fills_the_memory(tmp_path):
+    with gzip.open(tmp_path / 'a.jsonl.gz', 'wb') as out:
+        out.write(b'{"text": "fine"}\n{"text": "')
+        for _ in range(100):
+            out.write(b'x' * 2**20)
+    result = prepare(tmp_path, '--input=a.jsonl.gz', first=functools.partial(resource.setrlimit, resource.RLIMIT_AS, (2**33, 2**33)))
+    fails_in_one_line(result, 'a.jsonl.gz', 'line 2', '67,108,864 characters')
+
+
+def test_the_next_command_fits_a_short_text_and_too_short_a_text_is_refused(tmp_path):
+    (tmp_path / 'short.txt').write_text(story(60), encoding='utf-8')
+    status, out, err = run(tmp_path, 'prepare_wiki.py', '--input=short.txt', '--dataset=short', '--tokenizer=byte')
+    assert status == 0 and '--init_from=FOLDER' in out, err
+    *_, command = [line for line in out.splitlines() if line.startswith('next: ')]
+    flags = shlex.split(command)[3:]
+    assert '--block_size=128' in flags
+    _, out, err = run(tmp_path, 'train.py', *flags, '--max_iters=1', '--device=cpu')
+    assert 'bits per byte' in out, err
+    assert f'--block_size={prepare_wiki.BLOCK} ' in run(tmp_path, 'train.py', '--help')[1]   # its usual one
+    (tmp_path / 'line.txt').write_text(story(8), encoding='utf-8')
+    fails_in_one_line(run(tmp_path, 'prepare_wiki.py', '--input=line.txt', '--dataset=line', '--tokenizer=byte'), 'line.txt', 'too few')
 
 
 def test_a_byte_without_a_token_is_one_line(mine, tmp_path):

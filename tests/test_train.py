@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from configurator import Failure
 import prepare_wiki
+from stlm import documents
 from stlm import run as runs
 from stlm import tokenizer as tokenizers
 import train as trainer
@@ -85,8 +86,8 @@ def test_bits_per_byte_are_those_of_the_raw_text(trained):
     """Of all held-out bytes, emoji and Chinese among them, computed here from the text, one token at a time."""
     folder, out = trained
     model, encoding, _ = runs.load_run(folder / 'out/a')
-    files = prepare_wiki.input_files(str(folder / 'story.txt'))
-    texts = [text for text in prepare_wiki.read_files(files, lambda done: None)
+    files = documents.input_files(str(folder / 'story.txt'))
+    texts = [text for text in documents.read_files(files, lambda done: None)
              if prepare_wiki.split_of(text, 0.2) == 'val']
     assert any('🐈' in text and '老' in text for text in texts)
     ids = torch.tensor([i for text in texts for i in (encoding.eot_token, *encoding.encode_ordinary(text))])
@@ -428,7 +429,7 @@ def test_a_second_training_into_a_folder_ends_with_one_line(trained):
         for line in first.stdout:
             if line.startswith('step'):
                 break
-        fails_in_one_line(train(trained[0], '--out_dir=out/two'), 'another run is writing here', str(first.pid))
+        fails_in_one_line(train(trained[0], '--out_dir=out/two'), 'another run is writing here')
     finally:
         first.kill()
         first.wait()

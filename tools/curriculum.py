@@ -12,40 +12,40 @@ alike: an article's place by size is how much training text is in articles up to
 half of the training text with the lowest sums is easy. (How many bytes gzip adds would say both, but is 99.8 % size.)
 Held-out articles are divided at the same sum: val of both sets is val of the whole, and train.py judges a mix on both.
 """
-input = ''             # as prepare_wiki.py's: file or folder, or several with commas
+input = ''             # as prepare_wiki.py's: file or folder, or several separated by commas
 tokenizer = 'gpt2-16'  # of both sets, so no bpe<N>, which each would train for itself
-val_fraction = 0.005   # of the articles, for each of val and test
+val_fraction = 0.005   # share of the articles for each of val and test
 data_dir = 'data'      # where the two sets go, and easy.jsonl and hard.jsonl, their articles
 
 import collections
 import json
 import pathlib
 import zlib
-from configurator import Failure, configure
-from stlm.console import Progress
-if __name__ == '__main__':
-    configure(globals())
 
 import numpy as np
 
 import prepare_wiki
+from configurator import Failure, configure
+from stlm.console import Progress
 from stlm.documents import clean, input_files, read_files
+from stlm.files import write_whole
 
 
 def ratios(texts, primer):
-    """Of each text, what gzip adds to the compressed primer, per byte."""
-    read = zlib.compressobj(9, zlib.DEFLATED, 31, 9)   # level, method, gzip's format, memory
-    read.compress(primer)
-    alone = len(read.copy().flush())
+    """For each text, what gzip adds to the compressed primer, per byte."""
+    after_primer = zlib.compressobj(9, zlib.DEFLATED, 31, 9)   # level, method, gzip's format, memory
+    after_primer.compress(primer)
+    primer_size = len(after_primer.copy().flush())
     found = []
     for text in texts:
-        more = read.copy()   # as it is after the primer
-        found.append((len(more.compress(text) + more.flush()) - alone) / len(text))
+        gzip = after_primer.copy()
+        size = len(gzip.compress(text) + gzip.flush()) - primer_size
+        found.append(size / len(text))
     return np.array(found)
 
 
 def place(values, weights):
-    """How much of all weights belongs to values up to each."""
+    """For each value, how much of all weights belongs to values up to it."""
     order = np.argsort(values, kind='stable')
     places = np.empty(len(values))
     places[order] = np.cumsum(weights[order]) / np.sum(weights)
@@ -53,27 +53,38 @@ def place(values, weights):
 
 
 def divide(texts, val_fraction):
-    """Of each text: is it easy? and its ratio. Half of the training text's bytes are easy."""
+    """For each text, whether it is easy, and its ratio. Half of the training text's bytes are easy."""
     splits = np.array([prepare_wiki.split_of(text, val_fraction) for text in texts])
     texts = [text.encode() for text in texts]
-    primer = b''.join(text[:512] for text, split in zip(texts, splits) if split == 'test')[:2**14]   # half of gzip's window
+    beginnings = [text[:512] for text, split in zip(texts, splits) if split == 'test']
+    primer = b''.join(beginnings)[:2**14]   # half of gzip's window
     sizes, simple = np.array([len(text) for text in texts]), ratios(texts, primer)
     weights = np.where(splits == 'train', sizes, 0)
-    return place(place(sizes, weights) + place(simple, weights), weights) <= 0.5, simple
+    both = place(sizes, weights) + place(simple, weights)
+    return place(both, weights) <= 0.5, simple
 
 
-if __name__ == '__main__':
+def main():
     if tokenizer.startswith('bpe'):
         raise Failure(f'tokenizer={tokenizer}: the two sets need the same tokens; take gpt2-16, gpt2, byte or the folder of a run')
+    files = {name: pathlib.Path(data_dir, f'{name}.jsonl') for name in ('easy', 'hard')}
+    for file in files.values():
+        if file.exists():
+            raise Failure(f'{file} is there already; delete it, or give another --data_dir')
     progress = Progress('reading')
-    texts = [*clean(read_files(input_files(input), progress), False, collections.Counter())]
+    texts = [*clean(read_files(input_files(input), progress), collections.Counter())]
     progress.end(f'{len(texts):,} articles')
     easy, simple = divide(texts, val_fraction)
     for name, mine in dict(easy=easy, hard=~easy).items():
         chosen = [texts[i] for i in np.flatnonzero(mine)]
-        print(f'{name}: {len(chosen):,} articles, half of them below {np.median([len(text) for text in chosen]):,.0f} '
-              f'letters; gzip makes {np.median(simple[mine]):.0%} of them (medians)')
-        file = pathlib.Path(data_dir, f'{name}.jsonl')
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(''.join(json.dumps(dict(text=text)) + '\n' for text in chosen), encoding='utf-8')
-        prepare_wiki.prepare(name, tokenizer, str(file), val_fraction, data_dir)
+        size = np.median([len(text) for text in chosen])
+        print(f'{name}: {len(chosen):,} articles, half of them below {size:,.0f} letters; gzip makes {np.median(simple[mine]):.0%} '
+              'of them (medians)')
+        lines = [json.dumps(dict(text=text)) + '\n' for text in chosen]
+        write_whole(files[name], ''.join(lines).encode())
+        prepare_wiki.prepare(name, tokenizer, str(files[name]), val_fraction, data_dir)
+
+
+if __name__ == '__main__':
+    configure(globals())
+    main()
