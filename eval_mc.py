@@ -23,8 +23,7 @@ dtype = 'auto'            # bfloat16 where the hardware computes in it; float32 
 
 from configurator import Failure, configure
 if __name__ == '__main__':   # now, since the imports below take seconds
-    configure(globals(), one_of=dict(dtype='auto bfloat16 float32'),
-              at_least={0: 'num_fewshot limit', 1: 'batch_tokens'})
+    configure(globals(), one_of=dict(dtype='auto bfloat16 float32'))
 
 import json
 import math

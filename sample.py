@@ -25,8 +25,7 @@ dtype = 'auto'            # bfloat16, float32, or int8 (CPU, faster); auto is bf
 
 from configurator import Failure, configure
 if __name__ == '__main__':
-    configure(globals(), one_of=dict(dtype='auto bfloat16 float32 int8'),
-              at_least={0: 'temperature top_k top seed', 1: 'num_samples max_new_tokens'})
+    configure(globals(), one_of=dict(dtype='auto bfloat16 float32 int8'), may_be_0='top_k')
 
 import codecs
 import pathlib

@@ -1,5 +1,5 @@
 """
-What a script says while it works: durations, progress, and commands to paste.
+What a script says to its user: errors of one line, progress, durations, and commands to paste. It imports nothing of ours.
 """
 import os
 import re
@@ -8,6 +8,41 @@ import sys
 import time
 
 FIRST = os.environ.get('RANK', '0') == '0'   # of the processes that torchrun starts; it speaks for all
+
+
+class Failure(Exception):
+    """What a user can cause. Its message says in one line what happened, with which value, and what to do; a script
+    prints that line and ends, a notebook gets an exception."""
+
+    def __str__(self):
+        return ' '.join(super().__str__().split())
+
+
+def speak_plainly():
+    """What a user can cause ends a script in one line, and a letter that a terminal lacks is no error."""
+    sys.excepthook = one_line
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(encoding=None if stream.isatty() else 'utf-8', errors='backslashreplace')
+
+
+def one_line(kind, error, trace):
+    """sys.excepthook: a line for what a user can cause; anything else is our mistake and keeps its traceback."""
+    where = getattr(error, 'filename', None)
+    if isinstance(error, Failure):
+        line = str(error)
+    elif isinstance(error, MemoryError) or kind.__name__ == 'OutOfMemoryError' or "can't allocate memory" in str(error):
+        line = 'out of memory: give a smaller --batch_size (with train.py a larger --grad_accum) or --num_samples'
+    elif isinstance(error, (KeyboardInterrupt, BrokenPipeError)):
+        line = 'interrupted' if kind is KeyboardInterrupt else ''
+    elif isinstance(error, OSError):
+        line = f'{where}: {error.strerror}' if where else str(error)
+    else:
+        return sys.__excepthook__(kind, error, trace)
+    if FIRST:
+        print(line, file=sys.stderr, flush=True)
+    if kind in (KeyboardInterrupt, BrokenPipeError):
+        os._exit(130 if kind is KeyboardInterrupt else 1)   # at once: a closed pipe can't be flushed
 
 
 def command(script, **flags):

@@ -71,19 +71,18 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
-    """{optimizer: its peak learning rate}. Only matrices decay; Muon's are those in the layers."""
+    """[(optimizer, its peak learning rate)]. Only matrices decay; Muon's are those in the layers."""
     trained = [p for p in model.parameters() if p.requires_grad]
     others = [p for p in tables(model) if p.requires_grad]
     vectors = [p for p in trained if p.dim() == 1]
     matrices = [p for p in trained if p.dim() == 2 and p not in {*others}]
-    optimizers = {}
+    optimizers = []
     if kind == 'muon' and matrices:
-        optimizers[Muon(matrices, muon_lr, weight_decay, dtype=dtype)] = muon_lr
+        optimizers.append((Muon(matrices, muon_lr, weight_decay, dtype=dtype), muon_lr))
         matrices = []
     groups = []
     for parameters, decay in ((others, weight_decay), (vectors, 0.0), (matrices, weight_decay)):
         if parameters:
             groups.append(dict(params=parameters, weight_decay=decay))
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
-    optimizers[adamw] = learning_rate
-    return optimizers
+    return [*optimizers, (adamw, learning_rate)]

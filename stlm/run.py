@@ -3,30 +3,45 @@ A run: its folder and its checkpoints. train.py writes them; sample.py, eval_mc.
 
     model, tokenizer, checkpoint = load_run('out/quick')
 
-A checkpoint is a dict: format, config (a dict of model.Config), idea ('' or the name of a file in ideas/), model (its
-state dict), counts (how often each token occurs in the training text, or None), tokenizer (its spec), settings, iter,
-and what a resume needs. Beside it lie tokenizer.tiktoken and log.csv. With `scales` {name: (rows)}, some of the weights are int8.
+A checkpoint is a dict; FIELDS says what is in it. Beside it lie tokenizer.tiktoken, tokenizer.meta.json and log.csv.
 """
+import dataclasses
 import importlib
+import math
 import os
 import pathlib
 import zipfile
 
 import torch
 
+from configurator import Earlier, check_number
 from stlm import tokenizer as tokenizers
-from configurator import Failure
-from stlm.console import command
-from stlm.files import lock, write_whole
+from stlm.console import Failure, command
+from stlm.files import lock
 
-FORMAT = 3
-COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
-           'tokens_per_s', 'seconds', 'mc_acc', 'mc_acc_norm', 'mc_log_prob')
+FORMAT = 4
+# what a checkpoint has: {name: (type, what it is)}. Of those after `iter`, imported weights have none.
+FIELDS = dict(
+    format=(int, 'FORMAT; 3 is read where it has no state of training'),
+    config=(dict, "the fields of the model's Config"),
+    idea=(str, "'', or the name of a file in ideas/"),
+    model=(dict, 'its weights, by name; the averaged ones where a run averages'),
+    tokenizer=(dict, 'its spec'),
+    settings=(dict, "train.py's"),
+    iter=(int, 'how many steps it was trained'),
+    counts=(torch.Tensor, '(V), how often each token occurs in the training text'),
+    scales=(dict, 'of weights that are int8: {name: (rows)}'),
+    best=(float, 'the lowest held-out bits per byte so far'),
+    parts=(dict, "the training's state: {part: its state_dict()}"))
+NEEDED = list(FIELDS)[:7]
+SPEC = dict(name=str, vocab_size=int, end_of_text=int, max_token_bytes=int, pattern=str, sha256=str)   # a tokenizer's
 # what a run has to keep when it goes on, beside its shape
-KEPT = ('idea', 'dataset', 'shares', 'tokenizer', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed')
-STATE = {'optimizers', 'ema', 'data', 'order', 'owed', 'rng', 'best', 'seconds', 'since'}   # of training
-CONTENTS = dict(format=int, config=dict, idea=str, model=dict, tokenizer=dict, settings=dict, iter=int)
+KEPT = {'dataset', 'shares', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed',
+        'eval_tokens'}   # the held-out figures are compared with one another
 
+
+# -------------------------------------------------------------------------------------------
+# models
 
 def idea_module(name):
     """The module that has GPT and Config: model.py, or an idea's file, which may have a Config with more fields."""
@@ -45,9 +60,66 @@ def build_model(config, spelling, counts=None, idea=''):
     return model
 
 
+def new_model(settings, text, counts):
+    """The model of train.py's settings, for the tokens of a text."""
+    Config = idea_module(settings['idea']).Config
+    shape = {field.name: settings[field.name] for field in dataclasses.fields(Config) if field.name in settings}
+    try:
+        config = Config(vocab_size=text.spec['vocab_size'], max_bytes=text.spec['max_token_bytes'], **shape)
+        return build_model(config, text.spelling, counts, settings['idea'])
+    except ValueError as error:
+        raise Failure(error)
+
+
+def restore_model(checkpoint, spelling, path, lora_rank=0):
+    """The model of the checkpoint that was loaded from path. With a lora_rank that it hasn't, its matrices get adapters,
+    which alone are trained."""
+    try:
+        Config = idea_module(checkpoint['idea']).Config
+        shape, state = check_shape(checkpoint['config'], Config), checkpoint['model']
+        adapt = lora_rank and not shape.get('lora_rank')
+        config = Config(**shape | (dict(lora_rank=lora_rank) if adapt else {}))
+        model = build_model(config, spelling, checkpoint.get('counts'), checkpoint['idea'])
+        if adapt:   # the matrix W.weight is now W.linear.weight; the adapter's W.A and W.B are as they start
+            mine = model.state_dict()
+            state = {name if name in mine else name.replace('.weight', '.linear.weight'): p for name, p in state.items()}
+            state |= {name: p for name, p in mine.items() if name.endswith(('.A.weight', '.B'))}
+        model.load_state_dict(state)
+    except (Failure, RuntimeError, TypeError, ValueError, KeyError, IndexError, ImportError, AttributeError) as error:
+        raise Failure(f'{path}: not a checkpoint of this code ({str(error)[:200]})')
+    if config.lora_rank and config.share == 'none':
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.endswith(('.A.weight', '.B')))
+    return model
+
+
+def check_shape(shape, Config):
+    """A checkpoint's config, if each field is of its type and in its range."""
+    for field in dataclasses.fields(Config):
+        value = shape.get(field.name, field.default)
+        if type(value) is not field.type:
+            raise ValueError(f'its {field.name} is {value!r:.40}')
+        if field.type in (int, float):
+            check_number(field.name, value, field.default)
+    return shape
+
+
 def count_line(model):
     parts = model.count_parameters()
     return f"parameters: {sum(parts.values()):,} = {' + '.join(f'{part} {n:,}' for part, n in parts.items())}"
+
+
+# -------------------------------------------------------------------------------------------
+# checkpoints
+
+def check_weights(weights, where):
+    """Weights that aren't numbers are refused wherever weights come in or go out: they spread to all that is computed."""
+    for name, p in weights.items():
+        if p.is_floating_point() and not math.isfinite(p.sum(dtype=torch.float32)):
+            n = int((~p.isfinite()).sum())
+            if n:   # else only the sum is too large
+                raise Failure(f'{where}: {n:,} of the {p.numel():,} numbers of {name} are infinite or not a number; '
+                              'train again from an earlier checkpoint, with lower learning rates')
 
 
 def load_checkpoint(path):
@@ -61,34 +133,74 @@ def load_checkpoint(path):
     except Exception as error:   # many kinds: each byte that may be damaged makes another
         raise Failure(f'{path}: not a whole checkpoint of train.py ({type(error).__name__})')
     version = checkpoint.get('format') if isinstance(checkpoint, dict) else None
-    if damaged or not isinstance(version, int):
+    if damaged or type(version) is not int:
         raise Failure(f'{path}: not a whole checkpoint of train.py ({damaged or "other contents"})')
+    if version == 3 and 'optimizers' not in checkpoint:
+        checkpoint['format'] = version = FORMAT
     if version != FORMAT:
         raise Failure(f'{path}: in format {version}, this code reads {FORMAT}; train again')
-    if wrong := [name for name, kind in CONTENTS.items() if not isinstance(checkpoint.get(name), kind)]:
-        raise Failure(f'{path}: not a whole checkpoint of train.py (no {wrong[0]})')
+    check_fields(checkpoint, path)
     for name, scale in checkpoint.pop('scales', {}).items():
         checkpoint['model'][name] = checkpoint['model'][name].float() * scale[:, None]
+    check_weights(checkpoint['model'], path)
     return checkpoint
 
 
-def restore_model(checkpoint, spelling, path, lora_rank=0):
-    """The model of the checkpoint that was loaded from path. Matrices without adapters get them, of a lora_rank."""
-    try:
-        config = idea_module(checkpoint['idea']).Config(**checkpoint['config'])
-        state, adapt = checkpoint['model'], lora_rank and not config.lora_rank
-        if adapt:
-            config.lora_rank = lora_rank
-        model = build_model(config, spelling, checkpoint.get('counts'), checkpoint['idea'])
-        if adapt:   # a matrix that was W.weight is W.linear.weight beside its W.A and W.B, which are as they start
-            mine = model.state_dict()
-            state = {name if name in mine else name.replace('.weight', '.linear.weight'): p for name, p in state.items()}
-            state |= {name: p for name, p in mine.items() if name.endswith(('.A.weight', '.B'))}
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, ImportError, AttributeError) as error:
-        raise Failure(f'{path}: not a checkpoint of this code ({str(error)[:200]})')
-    return model
+def check_fields(checkpoint, path):
+    """Nothing reads a checkpoint's field before its type has been seen here."""
+    for name, (kind, _) in FIELDS.items():
+        value = checkpoint.get(name)
+        if not isinstance(value, kind) and (name in NEEDED or value is not None):
+            raise Failure(f'{path}: not a whole checkpoint of train.py (its {name} is {value!r:.40})')
+    plain = checkpoint['config'], checkpoint['settings'], checkpoint['tokenizer']
+    odd = [f'{name}={value!r:.40}' for each in plain for name, value in each.items() if not is_plain(value)]
+    odd += [f'tokenizer {name}={checkpoint["tokenizer"].get(name)!r:.40}' for name, kind in SPEC.items()
+            if type(checkpoint['tokenizer'].get(name)) is not kind]
+    odd += [f'weight {name!r:.40}' for name, p in checkpoint['model'].items() if type(p) is not torch.Tensor]
+    counts, V = checkpoint.get('counts'), checkpoint['tokenizer'].get('vocab_size')
+    if counts is not None and (counts.shape != (V,) or not (counts >= 0).all()):
+        odd.append(f'counts of {tuple(counts.shape)}')
+    for name, scale in (checkpoint.get('scales') or {}).items():
+        weight = checkpoint['model'].get(name)
+        if type(scale) is not torch.Tensor or weight is None or scale.shape != weight.shape[:1] or not scale.isfinite().all():
+            odd.append(f'scales of {name!r:.40}')
+    if odd or checkpoint['iter'] < 0:
+        raise Failure(f'{path}: not a whole checkpoint of train.py ({(odd or ["its iter is negative"])[0]})')
 
+
+def is_plain(value):
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def save_checkpoint(path, checkpoint):
+    """Replace the file by a whole one, or not at all: a death or a full disk on the way leaves the older one."""
+    check_weights(checkpoint['model'], path)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        with open(part, 'wb') as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())   # else the new name may reach the disk before the new bytes
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
+        part.unlink(missing_ok=True)
+        raise Failure(f'{path}: not written ({str(error).splitlines()[0]}); any older one is kept')
+
+
+def restore_parts(parts, checkpoint, path):
+    """Give each part of the training its state back."""
+    name = ''
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint['parts'][name])
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise Failure(f'{path}: not a state of training that this code can go on from ({name}: {str(error)[:200]})')
+
+
+# -------------------------------------------------------------------------------------------
+# runs
 
 def newest_checkpoint(out_dir):
     """Of a run's folder best.pt, else ckpt.pt; or the checkpoint that was named instead of its folder."""
@@ -108,66 +220,32 @@ def load_run(out_dir, device='cpu'):
     return model.to(device).eval(), tokenizer, checkpoint
 
 
-def save_checkpoint(path, checkpoint):
-    """Replace the file by a whole one, or not at all: a death or a full disk on the way leaves the older one."""
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        with open(part, 'wb') as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())   # else the new name may reach the disk before the new bytes
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
-        part.unlink(missing_ok=True)
-        raise Failure(f'{path}: not written ({str(error).splitlines()[0]}); any older one is kept')
-
-
-def earlier_run(settings, given):
-    """(path, checkpoint) of the run to go on with, to evaluate or to start from, or (None, None). Its settings then
-    hold, or its shape where this one only starts from it, but for those that are given now and may change."""
+def earlier_run(settings):
+    """The run that train.py's settings name to go on with (resume), to evaluate (eval_only) or to start from, with what
+    of its settings holds, and which it has to keep; None for a new run."""
     out_dir, init_from = pathlib.Path(settings['out_dir']), settings['init_from']
+    if init_from == 'scratch' and not settings['eval_only']:
+        return None
     resume = init_from == 'resume' and not settings['eval_only']
-    if settings['eval_only']:
-        path = out_dir / 'best.pt'
-    elif resume:
-        path = out_dir / 'ckpt.pt'
-    elif init_from == 'scratch':
-        return None, None
-    else:
+    path = out_dir / ('ckpt.pt' if resume else 'best.pt')
+    if not resume and not settings['eval_only']:
         path = newest_checkpoint(init_from)
         if out_dir.resolve() == path.parent.resolve():
             raise Failure(f'out_dir={out_dir} is the run to start from; give another one')
     checkpoint = load_checkpoint(path)
-    if resume and not STATE <= checkpoint.keys():
-        hint = command('train.py', init_from=path.parent, out_dir='out/NAME')
-        raise Failure(f'{path} has weights and no state of training; start from them: {hint}')
-
-    if resume or settings['eval_only']:
-        before = dict(checkpoint['settings'])
-        fixed = {*checkpoint['config'], *(KEPT if resume else ('idea', 'tokenizer'))}
-        for name, value in settings.items():
-            kinds = (int, float, list) if type(value) in (int, float, list) else type(value)
-            if (resume or name in before) and not isinstance(before.get(name), kinds):
-                raise Failure(f'{path}: not a checkpoint of train.py (its {name} is {before.get(name)!r})')
-        before.pop('out_dir', None)   # the folder may have been renamed
-        if not resume:
-            before.pop('device', None)   # it was trained on another machine, maybe
-    else:
-        before = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
-        if not before.get('lora_rank'):   # it may get adapters
-            before.pop('lora_rank', None)
-        fixed = {*before}
-    for name, value in before.items():
-        if name not in given:
-            settings[name] = value
-        elif name in fixed and value != settings[name]:
-            raise Failure(f'--{name}={settings[name]}: the run in {path.parent} has {value} and has to keep it')
-    blocks = settings['batch_size'] * settings['grad_accum']
-    blocks_before = before.get('batch_size', 1) * before.get('grad_accum', 1)
-    if resume and blocks != blocks_before:
-        raise Failure(f"batch_size={settings['batch_size']} times grad_accum={settings['grad_accum']}: the run in "
-             f'{path.parent} has {blocks_before} blocks in a step and has to keep them')
-    return path, checkpoint
+    shape = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
+    if settings['eval_only']:
+        held = {name: value for name, value in checkpoint['settings'].items() if name not in ('out_dir', 'device')}
+        return Earlier(path, checkpoint, held | shape, {*shape})
+    if resume:
+        if not {'parts', 'best', 'counts'} <= checkpoint.keys():
+            hint = command('train.py', init_from=path.parent, out_dir='out/NAME')
+            raise Failure(f'{path} has weights and no state of training; start from them: {hint}')
+        held = {name: value for name, value in checkpoint['settings'].items() if name != 'out_dir'}   # it may have moved
+        return Earlier(path, checkpoint, held | shape, {*shape, *KEPT})
+    if not shape.get('lora_rank'):   # it may get adapters
+        shape.pop('lora_rank', None)
+    return Earlier(path, checkpoint, shape, {*shape})
 
 
 def take_folder(folder, fresh):
@@ -184,29 +262,3 @@ def take_folder(folder, fresh):
     for part in folder.glob('*.part'):   # of a process that was killed
         part.unlink()
     return held
-
-
-def cut_log(path, it):
-    """Begin log.csv, or keep the rows before step `it`: what came after the checkpoint will come again."""
-    rows = []
-    if path.exists():
-        try:
-            header, *rows = path.read_text(encoding='utf-8-sig').splitlines()
-            for row in rows:
-                if len([float(cell or 0) for cell in row.split(',')]) != len(COLUMNS):
-                    raise ValueError
-            rows = [row for row in rows if int(row.split(',')[0]) < it]
-        except ValueError:
-            header = ''
-        if header != ','.join(COLUMNS):
-            raise Failure(f'{path} is not as train.py wrote it (a spreadsheet?); mend it, or move it away')
-    write_whole(path, '\n'.join([','.join(COLUMNS), *rows, '']).encode())
-
-
-def add_to_log(path, values):
-    cells = []
-    for name in COLUMNS:
-        value = values.get(name, '')
-        cells.append(f'{value:.6g}' if isinstance(value, float) else str(value))
-    with open(path, 'a', newline='') as file:
-        file.write(','.join(cells) + '\n')

@@ -4,7 +4,6 @@ a mix of several; and how good a model is on text that it has not seen.
 """
 import contextlib
 import gzip
-import lzma
 import math
 import os
 import pathlib
@@ -13,7 +12,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from configurator import Failure
+from stlm import tokenizer as tokenizers
+from stlm.console import Failure, command
+
+XZ_READS = 2**25   # bytes of training text, which is as far as it looks back here
 
 
 def parse_mix(dataset):
@@ -100,6 +102,64 @@ class Mix:
         return self.orders[most].next()
 
 
+class Text:
+    """What a run trains on: the token files of its data sets, the order of their blocks, and what the model has to know
+    of them. As a part of the training's state it remembers how far each set is read."""
+
+    def __init__(self, sets, block_size, seed, most=0, tokenizer_of=None):
+        """sets: [(folder, meta)], as prepare_wiki.load_data() gives them; of each its first `most` tokens (0: all).
+        tokenizer_of: (folder, spec) of the run whose tokenizer they must have."""
+        self.sets = sets
+        folder, self.spec = tokenizer_of or (sets[0][0], sets[0][1]['tokenizer'])
+        for other, meta in sets:
+            if meta['tokenizer']['sha256'] != self.spec['sha256']:
+                again = command('prepare_wiki.py', input='FILE', dataset=other.name.rpartition('-')[0], tokenizer=folder)
+                raise Failure(f'{other} has another tokenizer than {folder}; make it with that one: {again}')
+        self.encoding = tokenizers.load_tokenizer(self.spec, sets[0][0])
+        self.spelling = tokenizers.spelling_of(self.encoding)
+        self.token_bytes = np.array([len(token or b'') for token in self.spelling])
+        self.files = [open_split(*each, 'train', block_size, most) for each in sets]
+        self.n_tokens = sum(len(tokens) for tokens in self.files)
+        self.blocks = Mix([Order(tokens, block_size, seed) for tokens in self.files])
+
+    def counts(self, shares):
+        """(V), how often each token occurs in what will be read; shares (sets) of the mix add up to 1."""
+        counts = torch.zeros(len(self.spelling))
+        for share, tokens in zip(shares, self.files):
+            found = count_tokens(tokens, len(self.spelling))
+            counts += torch.from_numpy(found * share * self.n_tokens / len(tokens))
+        return counts
+
+    def bytes_per_token(self, shares):
+        splits = [meta['splits']['train'] for _, meta in self.sets]
+        return float(sum(share * split['bytes'] / split['tokens'] for share, split in zip(shares, splits)))
+
+    def next(self, shares, n):
+        """The next n blocks, [(token file, start)], from the sets in these shares."""
+        return [self.blocks.next(shares) for _ in range(n)]
+
+    def raw(self, split, most):
+        """The bytes of a split of all sets, of each its share of the first `most`."""
+        files = self.files if split == 'train' else [open_split(*each, split, 1) for each in self.sets]
+        most //= len(files)
+        pieces = [b''.join(self.spelling[i] or b'' for i in tokens[:most].tolist())[:most] for tokens in files]
+        return b''.join(pieces)
+
+    def identity(self):
+        return [[meta['tokenizer']['sha256'], meta['splits']] for _, meta in self.sets]
+
+    def state_dict(self):
+        orders = [[order.epoch, order.read] for order in self.blocks.orders]
+        return dict(data=self.identity(), owed=self.blocks.owed.tolist(), order=orders)
+
+    def load_state_dict(self, state):
+        if str(state['data']) != str(self.identity()):
+            raise Failure(f'{self.sets[0][0]}: not the data that the run was trained on; it was prepared again')
+        orders = [Order(order.tokens, order.block_size, order.seed, epoch, read)
+                  for order, (epoch, read) in zip(self.blocks.orders, state['order'], strict=True)]
+        self.blocks = Mix(orders, state['owed'])
+
+
 @torch.no_grad()
 def bits_per_byte(model, sets, token_bytes, split='val', most_tokens=math.inf, stride=0, batch_size=8,
              autocast=contextlib.nullcontext(), rank=0, world=1, progress=lambda done: None):
@@ -139,9 +199,13 @@ def bits_per_byte(model, sets, token_bytes, split='val', most_tokens=math.inf, s
 
 
 def compressors(seen, text):
-    """What gzip -9 needs for a byte of the text, and xz after the text that was seen: for both, less for that alone."""
-    filters = [dict(id=lzma.FILTER_LZMA2, preset=6, dict_size=2**25)]
-    alone = lzma.compress(seen, filters=filters)
-    both = lzma.compress(seen + text, filters=filters)
-    gzip_bytes, xz_bytes = len(gzip.compress(text, 9)), len(both) - len(alone)
-    return 8 * gzip_bytes / len(text), 8 * xz_bytes / len(text)
+    """Bits that gzip -9 needs for a byte of the text, and xz after the text that was seen: for both, less for that alone;
+    None where this Python has no xz."""
+    gzip_bits = 8 * len(gzip.compress(text, 9)) / len(text)
+    try:
+        import lzma
+    except ImportError:
+        return gzip_bits, None
+    filters = [dict(id=lzma.FILTER_LZMA2, preset=6, dict_size=XZ_READS)]
+    alone, both = (len(lzma.compress(each, filters=filters)) for each in (seen, seen + text))
+    return gzip_bits, 8 * (both - alone) / len(text)

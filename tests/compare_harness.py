@@ -44,8 +44,7 @@ os.environ |= dict(HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
 
 from configurator import configure
 if __name__ == '__main__':
-    configure(globals(), one_of=dict(dtype='bfloat16 float32', harness_dtype='bfloat16 float32'),
-              at_least={0: 'limit speed num_fewshot', 1: 'rounds'})
+    configure(globals(), one_of=dict(dtype='bfloat16 float32', harness_dtype='bfloat16 float32'))
 
 import datasets
 import lm_eval

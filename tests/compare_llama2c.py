@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / 'tests'))
 
 from configurator import Failure, configure
-configure(globals(), at_least={1: 'tokens'})
+configure(globals())
 
 import numpy as np
 

@@ -36,7 +36,7 @@ from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from configurator import configure
-configure(globals(), at_least={0: 'only seed minutes', 1: 'trials'})
+configure(globals(), may_be_0='seed')
 
 import requests
 import torch
@@ -282,9 +282,8 @@ def in_config(rng):
     pathlib.Path('own.py').write_bytes(damage(source.encode(), rng) if damaged else source.encode())
 
     def use():
-        defaults = {name: default for name, (default, *_) in configurator.read_settings(ROOT / 'train.py').items()}
-        settings, given = configure(dict(defaults, __file__=str(ROOT / 'train.py'), __doc__=''), argv=['own.py'])
-        return digest(sorted((name, settings[name]) for name in given))
+        plain, settings = (configure(dict(__file__=str(ROOT / 'train.py'), __doc__=''), argv=argv) for argv in ([], ['own.py']))
+        return digest(sorted((name, value) for name, value in settings.items() if value != plain[name]))
     return source, use, ANY if damaged else digest(sorted({name: v for some in sets for name, v in some.items()}.items()))
 
 

@@ -44,7 +44,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configurator import Failure, configure
-configure(globals(), at_least={0: 'steps peak', 1: 'rounds d_ff prompt new batch_size'},
+configure(globals(),
           one_of=dict(job='train generate'))
 
 V, T, L, H, C = 50304, 512, 10, 16, 512

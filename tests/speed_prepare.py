@@ -25,7 +25,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from configurator import configure
-configure(globals(), at_least={0: 'megabytes', 1: 'rounds'})
+configure(globals())
 import prepare_wiki
 from stlm.documents import input_files, read_files
 

@@ -14,7 +14,7 @@ from model import GPT, Config
 
 def run(*files):
     """The settings that train.py would have after these config files."""
-    return configurator.configure(dict(vars(train)), argv=[f'config/{file}.py' for file in files])[0]
+    return configurator.configure(dict(vars(train)), argv=[f'config/{file}.py' for file in files])
 
 
 def parameters(settings):

@@ -63,7 +63,7 @@ def test_a_training_step_in_float32_emulates_nothing(changes, optimizer):
             with autocast:
                 model(idx[:, :-1], idx[:, 1:]).mean().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for each in optimizers:
+            for each, _ in optimizers:
                 each.step()
             averaged.update_parameters(model)
     assert watch.seen > 500 and not watch.half

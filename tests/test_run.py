@@ -1,10 +1,14 @@
 """Checkpoints: what is saved is what is loaded, and what is not whole is one line."""
+import copy
+import math
 import random
 
 import pytest
 import torch
 
-from configurator import Failure
+import train
+from configurator import configure
+from stlm.console import Failure
 from stlm import run as runs
 from stlm import tokenizer as tokenizers
 from model import Config
@@ -57,14 +61,14 @@ def test_each_bit_that_flips_is_noticed_or_changes_nothing(folder):
         (folder / 'best.pt').write_bytes(harmed)
         try:
             state = runs.load_run(folder)[0].state_dict()
-        except SystemExit as error:
+        except Failure as error:
             assert '\n' not in str(error)
         else:
             assert all(torch.equal(state[name], p) for name, p in right.items())
 
 
 @pytest.mark.parametrize('damage, words', [
-    (torch.zeros(3), ['other contents']), ({'format': 2}, ['format 2', 'train again']), ({'format': 3}, ['no config']),
+    (torch.zeros(3), ['other contents']), ({'format': 2}, ['format 2', 'train again']), ({'format': 3}, ['its config is None']),
     ([1, 2], ['other contents']), ({'format': '3'}, ['other contents'])])
 def test_a_foreign_file_is_one_line(folder, damage, words):
     torch.save(damage, folder / 'best.pt')
@@ -111,7 +115,7 @@ def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(folder, monkeypatch):
     before = (folder / 'best.pt').read_bytes()
     monkeypatch.setattr(torch, 'save', lambda state, file: file.write(b'half') and (_ for _ in ()).throw(OSError('disk full')))
     with pytest.raises(Failure, match='disk full'):
-        runs.save_checkpoint(folder / 'best.pt', {})
+        runs.save_checkpoint(folder / 'best.pt', dict(model={}))
     assert (folder / 'best.pt').read_bytes() == before and not [*folder.glob('*.part')]
 
 
@@ -134,9 +138,88 @@ def test_an_output_bias_starts_at_the_log_counts(folder):
     torch.testing.assert_close(model.tokens.head.bias.softmax(0), (counts + 1) / (counts + 1).sum())
 
 
+def train_settings(folder, *argv):
+    """train.py's settings for these flags, an earlier run's included."""
+    script = dict(vars(train))
+    settings = configure(script, train.KINDS, train.MAY_BE_0, argv=[f'--out_dir={folder}', *argv])
+    return configure(script, train.KINDS, train.MAY_BE_0, argv=[f'--out_dir={folder}', *argv], earlier=runs.earlier_run(settings))
+
+
 def test_a_run_is_evaluated_on_another_machine_than_it_was_trained_on(folder):
-    change(folder, settings=dict(device='cuda', split='val', eval_only=False))
-    settings = dict(out_dir=str(folder), init_from='scratch', eval_only=True, device='auto', split='test',
-                    batch_size=1, grad_accum=1)
-    runs.earlier_run(settings, {'eval_only', 'split'})
-    assert settings['device'] == 'auto' and settings['split'] == 'test'
+    change(folder, settings=dict(device='cuda', split='val', eval_only=False, dataset='mine'))
+    settings = train_settings(folder, '--eval_only=True', '--split=test')
+    assert settings['device'] == 'auto' and settings['split'] == 'test' and settings['dataset'] == 'mine'
+
+
+def test_an_earlier_runs_settings_hold_but_for_those_given_now_that_may_change(folder):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    plain = train_settings(folder, '--n_layer=2')
+    before = plain | saved['config'] | dict(learning_rate=0.5, seed=7, dropout=[(0, 0.1), (9, 0)])
+    torch.save(saved | dict(settings=before, parts={}, best=1.0, counts=torch.ones(saved['config']['vocab_size'])), folder / 'ckpt.pt')
+    settings = train_settings(folder, '--init_from=resume', '--max_iters=50')
+    assert [settings[name] for name in ('learning_rate', 'seed', 'max_iters', 'n_embd')] == [0.5, 7, 50, SHAPE['n_embd']]
+    assert settings['dropout'] == [(0, 0.1), (9, 0)]
+    for flag, words in (('--seed=8', ['--seed=8', '7']), ('--n_layer=9', ['--n_layer=9', str(SHAPE['n_layer'])])):
+        with pytest.raises(Failure) as error:
+            train_settings(folder, '--init_from=resume', flag)
+        assert all(word in str(error.value) for word in ['has to keep it', *words])
+    for wrong in dict(batch_size=-1), dict(dropout={}), dict(max_iters=float('nan')), dict(schedule='up'):
+        torch.save(saved | dict(settings=before | wrong, parts={}, best=1.0, counts=torch.ones(saved['config']['vocab_size'])), folder / 'ckpt.pt')
+        with pytest.raises(Failure, match=[*wrong][0]):
+            train_settings(folder, '--init_from=resume')
+
+
+# ---- what isn't a number, and fields of another type
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize('name', ['tokens.embedding.weight', 'blocks.1.ffn.down.weight', 'norm.weight'])
+def test_weights_that_are_no_numbers_are_refused_by_tensor_and_count(folder, name, bad):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    weight = saved['model'][name].clone()
+    weight.view(-1)[3] = bad
+    change(folder, model=saved['model'] | {name: weight})
+    one_line(folder, name, '1 of the', 'best.pt')
+    with pytest.raises(Failure, match=name):
+        runs.save_checkpoint(folder / 'new.pt', saved | dict(model=saved['model'] | {name: weight}))
+    assert not (folder / 'new.pt').exists()
+    weight = saved['model'][name] * 0 + 1e38   # whose sum alone is infinite
+    change(folder, model=saved['model'] | {name: weight})
+    runs.load_run(folder)
+
+
+def test_scales_of_int8_that_are_no_numbers_are_refused(folder):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    name = 'blocks.0.ffn.up.weight'
+    weight = saved['model'][name]
+    change(folder, model=saved['model'] | {name: weight.to(torch.int8)}, scales={name: torch.full((len(weight),), math.nan)})
+    one_line(folder, 'scales', name)
+
+
+def leaves(value, path=()):
+    """(path, value) of everything in a checkpoint that isn't a dict or list."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from leaves(each, (*path, key))
+    else:
+        yield path, value
+
+
+def test_a_field_of_another_type_or_out_of_its_range_is_one_line(folder):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    fields = [(path, value) for path, value in leaves(saved) if path[0] != 'model']
+    assert len(fields) > 25
+    for path, value in fields:
+        for wrong in (torch.ones(2), None, {'a': 1}, -1, 10**12):
+            if wrong is value or type(wrong) is int and path[0] != 'config':   # another number may stand elsewhere
+                continue
+            harmed = copy.deepcopy(saved)
+            place = harmed
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = wrong
+            torch.save(harmed, folder / 'best.pt')
+            one_line(folder)
+        if path[0] in ('tokenizer',):
+            del place[path[-1]]
+            torch.save(harmed, folder / 'best.pt')
+            one_line(folder)

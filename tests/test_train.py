@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from configurator import Failure
 import prepare_wiki
 from stlm import documents
+from stlm import meter
 from stlm import run as runs
+from stlm import text as texts
 from stlm import tokenizer as tokenizers
-import train as trainer
 from helpers import ROOT, SMALL, fails_in_one_line, run, set_clock_back, story
 
 BYTES = ['--embedding=byte_pool', '--n_byte_embd=16', '--n_byte_head=2', '--n_encoder_layer=1']
@@ -62,6 +63,7 @@ def test_a_run_tells_what_it_does_and_ends_with_what_to_do_next(trained):
     L, T, kv, C, d_ff = 2, 32, 16, 32, 64   # each product of n x k with k x m is 2 n k m operations
     flops = 3 * (L * (2 * (2 * C * C + 2 * C * kv + 3 * C * d_ff) + 2 * 2 * T * C) + 2 * C * 300)
     result = json.loads((folder / 'out/a/result.json').read_text())
+    assert result['flops_per_token_in_evaluation'] == flops / 3
     assert 1e8 < result['peak_memory'] < 1e10
     assert result['flops_per_token'] == flops and result['tokens'] == 20 * 4 * 32
     assert f"held out: {result['val_bpb']:.3f} bits" in out and result['best_bpb'] <= result['val_bpb'] + 1e-3
@@ -151,12 +153,15 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
     assert 5 <= at < 40
     assert run(folder, 'train.py', '--out_dir=out/parts', '--init_from=resume')[0] == 0
     whole, parts = load(folder / 'out/whole/ckpt.pt'), load(folder / 'out/parts/ckpt.pt')
-    assert whole['order'] == parts['order'] and whole['best'] == parts['best']
-    flat = [state['model'] | (state['ema'] or {}) | {
-        f'{o}.{i}.{name}': value for o, optimizer in enumerate(state['optimizers'])
-        for i, values in optimizer['state'].items() for name, value in values.items()} for state in (whole, parts)]
-    assert flat[0].keys() == flat[1].keys() and all(torch.equal(flat[0][name], flat[1][name]) for name in flat[0])
+    assert same(but_seconds(whole), but_seconds(parts))
     assert log_of(folder / 'out/whole') == log_of(folder / 'out/parts')
+
+
+def but_seconds(state):
+    """A checkpoint, but for what depends on the clock or on how the run was called."""
+    meter = {name: value for name, value in state['parts']['meter'].items() if name != 'seconds'}
+    settings = {name: value for name, value in state['settings'].items() if name not in ('out_dir', 'init_from')}
+    return state | dict(settings=settings, parts=state['parts'] | dict(meter=meter))
 
 
 def same(a, b):
@@ -189,10 +194,10 @@ def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_run(trained, tm
         kills += 1
     for name in ('ckpt.pt', 'best.pt'):
         whole, parts = load(tmp_path / 'out/whole' / name), load(out / name)
-        for part in ('model', 'ema', 'optimizers', 'rng', 'order', 'owed', 'best', 'iter', 'counts', 'data', 'since'):
-            assert same(whole[part], parts[part]), (name, part, kills)
+        assert {'text', 'meter', 'machine', 'weights', 'average', 'optimizer 1'} <= parts['parts'].keys()
+        assert same(but_seconds(whole), but_seconds(parts)), (name, kills)
     assert log_of(tmp_path / 'out/whole') == log_of(out)
-    assert min(epoch for epoch, _ in whole['order']) >= 1   # an epoch's end was among it
+    assert min(epoch for epoch, _ in whole['parts']['text']['order']) >= 1   # an epoch's end was among it
     assert not [*out.glob('*.part')]
 
 
@@ -207,39 +212,40 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
     config = runs.idea_module('').Config(**state['config'])
     model = runs.build_model(config, spelling, state['counts'])   # as it was at the start
     assert all(not torch.equal(p, state['model'][name]) for name, p in model.named_parameters())
-    for o in state['optimizers']:
+    optimizers = [part for name, part in state['parts'].items() if name.startswith('optimizer')]
+    for o in optimizers:
         for group in o['param_groups']:
             for i in group['params']:
                 moment = o['state'][i].get('exp_avg', o['state'][i].get('momentum_buffer'))
                 found.append((tuple(moment.shape), group['weight_decay'] > 0))
     assert sorted(found) == sorted((tuple(p.shape), p.dim() == 2) for p in model.parameters())
-    assert len(state['optimizers']) == (2 if optimizer == 'muon' else 1)
-    for moment in state['optimizers'][0]['state'].values() if optimizer == 'muon' else ():
+    assert len(optimizers) == (2 if optimizer == 'muon' else 1)
+    for moment in optimizers[0]['state'].values() if optimizer == 'muon' else ():
         assert min(moment['momentum_buffer'].shape) >= 16   # no adapter, of rank 2, is Muon's
 
 
 def test_a_run_says_after_its_first_forward_pass_how_long_it_will_take_and_what_to_do_about_two_days(trained):
     assert re.search(r'a step of 128 tokens takes about [\d.e-]+ s here: 0:\d\d left', trained[1])
-    assert 'two days' not in trainer.pace(1.0, 86400 * 2, 100)
-    assert '17.4 days' in trainer.pace(1000.0, 1500, 245760) and 'a smaller config' in trainer.pace(1000.0, 1500, 1)
+    assert 'two days' not in meter.pace(1.0, 86400 * 2, 100)
+    assert '17.4 days' in meter.pace(1000.0, 1500, 245760) and 'a smaller config' in meter.pace(1000.0, 1500, 1)
 
 
 def test_an_epoch_reads_each_block_once():
     tokens, epochs = np.arange(1000), []
-    order = trainer.Order(tokens, 32, seed=5)
+    order = texts.Order(tokens, 32, seed=5)
     for epoch in range(3):
-        n = len(trainer.Order(tokens, 32, 5, epoch).starts)
+        n = len(texts.Order(tokens, 32, 5, epoch).starts)
         epochs.append([order.next()[1] for _ in range(n)])
         assert (np.diff(sorted(epochs[-1])) == 32).all() and n >= (1000 - 32) // 32   # side by side, each once
         assert epochs[-1] != sorted(epochs[-1]) and max(epochs[-1]) + 33 <= 1000
     assert len({starts[0] % 32 for starts in epochs}) > 1                              # cut elsewhere
-    order = trainer.Order(tokens, 32, 5, epoch=1, read=4)
+    order = texts.Order(tokens, 32, 5, epoch=1, read=4)
     assert [order.next()[1] for _ in range(5)] == epochs[1][4:9]                       # two integers suffice
 
 
 @pytest.mark.parametrize('shares', [[3, 1], [1, 1, 1], [5, 2, 0.1], [1, 0]])
 def test_a_mix_is_never_a_whole_block_behind_its_shares(shares):
-    mix, drawn = trainer.Mix([trainer.Order(np.full(100, i), 10, 0) for i in range(len(shares))]), np.zeros(len(shares))
+    mix, drawn = texts.Mix([texts.Order(np.full(100, i), 10, 0) for i in range(len(shares))]), np.zeros(len(shares))
     for n in range(1, 200):
         drawn[mix.next(shares)[0][0]] += 1
         assert (abs(drawn - n * np.array(shares) / sum(shares)) < 1).all()
@@ -248,10 +254,10 @@ def test_a_mix_is_never_a_whole_block_behind_its_shares(shares):
 def test_a_mix_reads_its_data_sets_in_proportion_evenly(trained):
     folder, _ = trained
     assert train(folder, '--dataset=mine:3,other:1', '--out_dir=out/mix')[0] == 0
-    (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['order']
+    (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['parts']['text']['order']
     assert (mine, other) == (60, 20)
     assert train(folder, '--dataset=mine,other', '--shares=[(0, [1, 0]), (10, [1, 0]), (11, [0, 1])]', '--out_dir=out/mix')[0] == 0
-    (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['order']
+    (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['parts']['text']['order']
     assert (mine, other) == (44, 36)   # eleven steps of four blocks from the first, nine from the second
     fails_in_one_line(train(folder, '--dataset=mine,other', '--shares=[(0, [1])]'), 'shares', 'each data set')
     fails_in_one_line(train(folder, '--dataset=mine:3,other:0'), 'mine:3,other:0')
@@ -262,7 +268,7 @@ def test_a_run_may_be_given_little_of_the_text(trained):
     assert '2.1 epochs' in train(folder, '--train_tokens=600', '--max_iters=10', '--out_dir=out/little')[1]
     state, seen = load(folder / 'out/little/ckpt.pt'), np.fromfile(folder / 'data/mine-bpe300/train.bin', '<u2')[:600]
     assert state['counts'].tolist() == np.bincount(seen, minlength=300).tolist()
-    (epoch, read), = state['order']
+    (epoch, read), = state['parts']['text']['order']
     assert epoch == 2 and 17 * 2 + read <= 40 <= 18 * 2 + read   # blocks of 32
     fails_in_one_line(train(folder, '--train_tokens=32'), '32 tokens')
 
@@ -275,30 +281,17 @@ def test_the_learning_rate_follows_its_schedule_and_the_average_is_one_of_the_we
         assert run(folder, 'train.py', *DATA, *SMALL, *args, '--out_dir=out/ema', *more, f'--max_iters={n}',
                    f'--decay_share={1e-9}')[0] == 0
         states.append(load(folder / 'out/ema/ckpt.pt'))
-    for name, w in states[0]['model'].items():
-        mean = (w / 2 + states[1]['model'][name] / 2) / 2 + states[2]['model'][name] / 2
-        torch.testing.assert_close(states[2]['ema'][f'module.{name}'], mean)
-        assert torch.equal(load(folder / 'out/ema/best.pt')['model'][name], states[2]['ema'][f'module.{name}'])
+    weights = [state['parts']['weights'] for state in states]
+    for name, w in weights[0].items():
+        mean = (w / 2 + weights[1][name] / 2) / 2 + weights[2][name] / 2
+        torch.testing.assert_close(states[2]['model'][name], mean)   # what is kept is what is evaluated
+        assert torch.equal(load(folder / 'out/ema/best.pt')['model'][name], states[2]['model'][name])
     for schedule, expected in (('wsd', [0.5, 1, 1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]), ('cosine', [
             0.5, 1, *[(1 + math.cos(math.pi * i / 9)) / 2 for i in range(1, 9)]])):
         assert train(folder, *args[1:3], f'--schedule={schedule}', '--max_iters=10', '--log_interval=1',
                      '--learning_rate=0.01', f'--out_dir=out/{schedule}')[0] == 0
         rows = list(csv.DictReader((folder / f'out/{schedule}/log.csv').open()))
         assert [float(row['lr']) for row in rows[1:]] == pytest.approx([0.01 * x for x in expected], abs=1e-6)
-
-
-def test_questions_are_answered_on_the_way_as_eval_mc_answers_them(trained):
-    folder = trained[0]
-    questions = [dict(question=f'Who {did}?', choices=['The cat', 'A teacher', 'Zoë'], answer=i % 3)
-                 for i, did in enumerate(['sees', 'draws', 'forgets', 'eats'])]
-    (folder / 'my.jsonl').write_text('\n'.join(map(json.dumps, questions)))
-    assert train(folder, '--eval_mc=3', '--mc_tasks=my.jsonl', '--out_dir=out/mc')[0] == 0
-    row = list(csv.DictReader((folder / 'out/mc/log.csv').open()))[-1]
-    status, _, err = run(folder, 'eval_mc.py', '--file=my.jsonl', '--limit=3', '--out_dir=out/mc', '--device=cpu')
-    assert status == 0, err
-    result = json.loads((folder / 'out/mc/mc_my_own.json').read_text())
-    assert result['n'] == 3 and float(row['mc_acc']) == pytest.approx(result['acc'])
-    assert float(row['mc_log_prob']) == pytest.approx(result['log_prob'], abs=0.02)   # bfloat16 weights there
 
 
 def test_a_run_that_ends_worse_than_it_was_says_so_and_both_states_can_be_read(trained):
@@ -350,7 +343,7 @@ def test_two_processes_train_the_same_model_as_one(trained):
                            str(ROOT / 'train.py'), *args, '--out_dir=out/two'], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, two = (load(folder / f'out/{name}/ckpt.pt') for name in ('one', 'two'))
-    assert one['order'] == two['order'] and one['best'] == pytest.approx(two['best'], abs=1e-4)
+    assert one['parts']['text']['order'] == two['parts']['text']['order'] and one['best'] == pytest.approx(two['best'], abs=1e-4)
     for name, value in one['model'].items():
         torch.testing.assert_close(value, two['model'][name], atol=1e-4, rtol=0)
 
@@ -374,12 +367,12 @@ def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
 @pytest.mark.parametrize('args, words', [
     (['--dataset=nowhere'], ['nowhere', 'prepare_wiki.py']), (['--block_size=100000'], ['100001', '--block_size']),
     (['--n_head=3'], ['n_head', '32']), (['--dropout=1.5'], ['1.5']), (['--max_iters=0'], ['max_iters=0']),
-    (['--optimizer=sgd'], ['sgd']), (['--device=tpu'], ['tpu', 'cpu']), (['--dtype=float16'], ['float16']),
+    (['--optimizer=sgd'], ['sgd']), (['--device=tpu'], ['tpu', 'cpu']), (['--dtype=float8'], ['float8']),
     (['--learning_rate=-1'], ['learning_rate=-1']), (['--dropout=[(9,0.1),(0,0.3)]'], ['(9, 0.1)']),
     (['--beta2=1'], ['beta2=1']), (['--ema=1'], ['ema=1']), (['--share=all'], ['share=all']),
     (['--dataset=mine:x'], ['mine:x']), (['--dataset=mine,mine:2'], ['mine,mine:2']), (['--share_every=2'], ['share_every=2']),
     (['--dropout=[(0,0.1),(5,{})]'], ['dropout=']), (['--stride=99'], ['stride=99', 'block_size=32']),
-    (['--init_from=resume', '--batch_size=2'], ['batch_size=2', '4 blocks']), (['--embedding=bytes'], ['bytes', 'byte_pool']), (['--tokenizer=words'], ['words']),
+    (['--init_from=resume', '--batch_size=2'], ['64 tokens', '128', 'batch_size']), (['--embedding=bytes'], ['bytes', 'byte_pool']), (['--tokenizer=words'], ['words']),
     (['--init_from=resume', '--out_dir=out/none'], ['out/none/ckpt.pt', 'train first']),
     (['--init_from=resume'], ['step 20 of 20', '--max_iters']),
     (['--init_from=resume', '--n_layer=3'], ['--n_layer=3', '2']),
@@ -451,7 +444,7 @@ def test_a_token_file_cut_while_training_is_one_line(trained, tmp_path):
     with open(tokens.filename, 'r+b') as file:
         file.truncate(4096)
     with pytest.raises(Failure, match='become shorter'):
-        trainer.load_blocks([(tokens, 20000)], 32, 'cpu')
+        texts.load_blocks([(tokens, 20000)], 32, 'cpu')
 
 
 def test_a_clock_set_back_never_makes_seconds_negative(trained):
@@ -475,7 +468,7 @@ def test_an_interrupted_evaluation_ends_at_once(trained):
         calls.append(done)
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
-        trainer.evaluate(model, sets, token_bytes, progress=stop)
+        texts.bits_per_byte(model, sets, token_bytes, progress=stop)
     assert len(calls) == 1
 
 
@@ -484,10 +477,13 @@ def test_a_state_of_training_of_another_shape_is_one_line(trained):
     path = folder / 'out/foreign/ckpt.pt'
     shutil.copytree(folder / 'out/a', path.parent)
     whole = load(path)
-    for name, value in (('best', 'x'), ('since', []), ('owed', ['x']), ('order', [[0]]), ('optimizers', [{}]), ('rng', None)):
-        torch.save(whole | {name: value}, path)
-        fails_in_one_line(train(folder, '--out_dir=out/foreign', '--init_from=resume', '--max_iters=30'), 'state of training')
-    del whole['seconds']
+    for name, value in (('meter', []), ('text', dict(whole['parts']['text'], owed=['x'])), ('text', dict(whole['parts']['text'], order=[[0]])),
+                        ('optimizer 0', {}), ('machine', dict(rng=None)), ('machine', 3)):
+        torch.save(whole | dict(parts=whole['parts'] | {name: value}), path)
+        fails_in_one_line(train(folder, '--out_dir=out/foreign', '--init_from=resume', '--max_iters=30'), 'state of training', name)
+    torch.save(whole | dict(best='x'), path)
+    fails_in_one_line(train(folder, '--out_dir=out/foreign', '--init_from=resume', '--max_iters=30'), "its best is 'x'")
+    del whole['parts']
     torch.save(whole, path)
     fails_in_one_line(train(folder, '--out_dir=out/foreign', '--init_from=resume', '--max_iters=30'), 'no state of training')
 

@@ -19,7 +19,7 @@ import textwrap
 
 from configurator import Failure, configure
 if __name__ == '__main__':
-    configure(globals(), at_least={0: 'layer head'})
+    configure(globals())
 
 import torch
 

@@ -22,7 +22,7 @@ import pathlib
 
 from configurator import Failure, configure
 if __name__ == '__main__':
-    configure(globals(), {0: 'recovery learning_rate'}, dict(method='all prune lowrank int8 int4'))
+    configure(globals(), dict(method='all prune lowrank int8 int4'))
 
 import torch
 from torch.nn.utils.parametrize import register_parametrization

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 from configurator import Failure, configure
 if __name__ == '__main__':
-    configure(globals(), at_least={1: 'number'})
+    configure(globals())
 
 import torch
 

@@ -17,7 +17,7 @@ from stlm import run
 
 def planned_model(argv):
     """(model, settings): what train.py would make of a config file and flags, as shapes without numbers."""
-    settings, _ = configure(dict(vars(train)), argv=argv)
+    settings = configure(dict(vars(train)), argv=argv)
     module, name = run.idea_module(settings['idea']), settings['tokenizer']
     shape = {field: settings[field] for field in module.Config.__dataclass_fields__ if field in settings}
     vocab_size = int(name.removeprefix('bpe')) if name.startswith('bpe') else {'byte': 257}.get(name, 50257)

@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 from configurator import Failure, configure
 if __name__ == '__main__':
-    configure(globals(), at_least={1: 'seeds'})
+    configure(globals())
 
 from tools.pictures import ranges, table_file
 

@@ -1,0 +1,115 @@
+"""
+log.csv: what is said of a run while it trains.
+"""
+import math
+import time
+
+import torch
+
+from stlm.console import Failure, Progress, duration
+from stlm.files import write_whole
+
+COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
+           'tokens_per_s', 'seconds')
+
+
+class Meter:
+    """Adds up the loss since the last row of log.csv, and the seconds of the whole run. A part of the training's state."""
+
+    def __init__(self, machine, path, max_iters, step_tokens, epoch_tokens, bytes_per_token):
+        self.machine, self.path, self.max_iters = machine, path, max_iters
+        self.step_tokens, self.epoch_tokens, self.bytes_per_token = step_tokens, epoch_tokens, bytes_per_token
+        self.row_it, self.earlier = 0, 0.0   # the step of the last row; seconds before this start
+        self.last = {}                       # lr, dropout and grad_norm of the last step
+        self.loss = torch.zeros((), device=machine.device)
+        self.unwritten = []                  # rows that another program kept from being written
+
+    def start(self, it):
+        """Begin log.csv, or go on behind its rows before step `it`; from now on the time counts."""
+        if self.machine.first:
+            cut_log(self.path, it)
+        self.first = self.line_it = it
+        self.begun = self.line_time = time.monotonic()   # which no change of the clock moves
+        self.told = False
+        self.progress = Progress('training', it / self.max_iters)
+
+    def add(self, loss, done):
+        """The loss of a part of a step; `done` steps are done with it, a fraction. The first part says how long all will
+        take, before anybody waits for long."""
+        if not self.told:
+            seconds = (time.monotonic() - self.line_time) / (done - self.line_it)
+            self.machine.say(pace(seconds, self.max_iters - self.first, self.step_tokens))
+            self.told = True
+        self.loss += loss
+        self.progress(done / self.max_iters)
+
+    def mean_loss(self, it):
+        return self.machine.mean(self.loss / max(it - self.row_it, 1))
+
+    def so_far(self, it):
+        tokens = it * self.step_tokens
+        return dict(tokens=tokens, bytes=round(tokens * self.bytes_per_token),
+                    seconds=self.earlier + time.monotonic() - self.begun)
+
+    def row(self, it):
+        """Say how it goes; the columns about training."""
+        loss, now = self.mean_loss(it).item(), time.monotonic()
+        if not math.isfinite(loss):
+            raise Failure(f'step {it}: the loss is {loss}; lower --learning_rate and --muon_lr. The last checkpoint is kept')
+        speed = (it - self.line_it) * self.step_tokens / (now - self.line_time)
+        left = (now - self.begun) / max(it - self.first, 1) * (self.max_iters - it)
+        self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s | {duration(left)} left')
+        return dict(train_loss=loss, tokens_per_s=speed, **{name: float(x) for name, x in self.last.items()})
+
+    def write(self, it, row):
+        """Append a row to log.csv. Where another program holds the file, as Excel does, it waits for the next."""
+        row = row | self.so_far(it) | dict(iter=it, epoch=it * self.step_tokens / self.epoch_tokens)
+        cells = [row.get(name, '') for name in COLUMNS]
+        self.unwritten.append(','.join(f'{cell:.6g}' if isinstance(cell, float) else str(cell) for cell in cells) + '\n')
+        self.row_it, self.loss = it, torch.zeros_like(self.loss)
+        if self.machine.first:
+            try:
+                with open(self.path, 'a', newline='') as file:
+                    file.write(''.join(self.unwritten))
+                self.unwritten = []
+            except PermissionError:
+                self.machine.say(f'{self.path}: another program holds it; the row comes with the next')
+        self.line_it, self.line_time = it, time.monotonic()   # an evaluation's time isn't training's
+
+    def state_dict(self):
+        return dict(row_it=self.row_it, loss=self.machine.mean(self.loss), last=self.last, step_tokens=self.step_tokens,
+                    seconds=self.earlier + time.monotonic() - self.begun)
+
+    def load_state_dict(self, state):
+        if state['step_tokens'] != self.step_tokens:
+            raise Failure(f"a step has {self.step_tokens:,} tokens; the run's steps have {state['step_tokens']:,} and have to "
+                          'keep them: batch_size times grad_accum')
+        self.row_it, self.last, self.earlier = int(state['row_it']), dict(state['last']), float(state['seconds'])
+        self.loss = state['loss'].to(self.loss)
+
+
+def pace(step_seconds, steps, step_tokens):
+    """What a run will take, in words, and what to try instead of more than two days."""
+    seconds = step_seconds * steps
+    text = f'a step of {step_tokens:,} tokens takes about {step_seconds:.2g} s here: {duration(seconds)} left'
+    if seconds > 2 * 86400:
+        text += ('\nthat is more than two days: take a GPU, a smaller config or fewer --max_iters; '
+                 'without a config, train.py takes minutes')
+    return text
+
+
+def cut_log(path, it):
+    """Begin log.csv, or keep the rows before step `it`: what came after the checkpoint will come again."""
+    rows = []
+    if path.exists():
+        try:
+            header, *rows = path.read_text(encoding='utf-8-sig').splitlines()
+            for row in rows:
+                if len([float(cell or 0) for cell in row.split(',')]) != len(COLUMNS):
+                    raise ValueError
+            rows = [row for row in rows if int(row.split(',')[0]) < it]
+        except ValueError:
+            header = ''
+        if header != ','.join(COLUMNS):
+            raise Failure(f'{path} is not as train.py wrote it (a spreadsheet?); mend it, or move it away')
+    write_whole(path, '\n'.join([','.join(COLUMNS), *rows, '']).encode())
