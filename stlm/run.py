@@ -6,6 +6,7 @@ A run: its folder and its checkpoints. train.py writes them; sample.py, eval_mc.
 A checkpoint is a dict; FIELDS says what is in it. Beside it lie tokenizer.tiktoken, tokenizer.meta.json and log.csv.
 """
 import dataclasses
+import functools
 import importlib
 import math
 import os
@@ -17,7 +18,7 @@ import torch
 from configurator import Earlier, check_number
 from stlm import tokenizer as tokenizers
 from stlm.console import Failure, command
-from stlm.files import lock
+from stlm.files import insist, lock, sweep, write_whole
 
 FORMAT = 4
 # what a checkpoint has: {name: (type, what it is)}. Of those after `iter`, imported weights have none.
@@ -175,18 +176,15 @@ def is_plain(value):
 
 
 def save_checkpoint(path, checkpoint):
-    """Replace the file by a whole one, or not at all: a death or a full disk on the way leaves the older one."""
+    """Replace the file by a whole one, or not at all: a death or a full disk on the way leaves the older one. Where another
+    program holds it for long, as on Windows, it is tried again the next time."""
     check_weights(checkpoint['model'], path)
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
-        with open(part, 'wb') as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())   # else the new name may reach the disk before the new bytes
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:   # torch reports a full disk as a RuntimeError
-        part.unlink(missing_ok=True)
-        raise Failure(f'{path}: not written ({str(error).splitlines()[0]}); any older one is kept')
+        write_whole(path, functools.partial(torch.save, checkpoint))
+    except Failure as error:
+        if not isinstance(error.__context__, PermissionError):
+            raise
+        print(error)
 
 
 def restore_parts(parts, checkpoint, path):
@@ -248,17 +246,20 @@ def earlier_run(settings):
     return Earlier(path, checkpoint, shape, {*shape})
 
 
+OURS = 'ckpt.pt', 'best.pt', 'log.csv', 'result.json', 'tokenizer.tiktoken', 'tokenizer.meta.json'
+
+
 def take_folder(folder, fresh):
-    """Lock a run's folder, and keep what this returns. What an older run left there is moved beside it if a fresh one
-    is to begin, so that nothing is lost."""
+    """Lock a run's folder, and keep what this returns. If a fresh run is to begin where files of another lie, its folder
+    is moved aside, so that nothing is lost."""
     held = lock(folder)
-    if fresh and any((folder / name).exists() for name in ('ckpt.pt', 'best.pt', 'log.csv')):
+    if fresh and any((folder / name).exists() for name in OURS):
         n = 1
         while (old := folder.with_name(f'{folder.name}.{n}')).exists():
             n += 1
-        os.rename(folder, old)
+        held.close()   # Windows moves no folder with an open file
+        insist(os.rename, folder, old)
         print(f'the run that was in {folder} is now in {old}')
         held = lock(folder)
-    for part in folder.glob('*.part'):   # of a process that was killed
-        part.unlink()
+    sweep(folder, *OURS)
     return held
