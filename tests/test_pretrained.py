@@ -55,5 +55,5 @@ def test_its_card_says_what_its_checkpoint_says(folder):
     tokens = checkpoint['iter'] * settings['batch_size'] * settings['grad_accum'] * checkpoint['config']['block_size']
     assert f'{tokens:,} tokens' in card and 'CC BY-SA' in card
     results = (ROOT / 'docs/results.md').read_text(encoding='utf-8')
-    bits, blimp = re.search(r'\*\*([\d.]+) bits per byte', card)[1], re.search(r'BLiMP.*\| ([\d.]+) %', card)[1]
-    assert f'**{bits}**' in results and f'| {blimp}/' in results
+    bits, blimp = re.search(r'\*\*([\d.]+) bits per byte', card)[1], re.search(r'BLiMP.*\| ([\d.]+ ± [\d.]+) %', card)[1]
+    assert f'**{bits}**' in results and f'| {blimp} |' in results

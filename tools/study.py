@@ -136,46 +136,76 @@ def fastest(speeds):   # of its seeds: the one that had to share the machine lea
     return '–' if None in speeds else f'{max(speeds):,.0f}'
 
 
+def mean_and_range(values):
+    return f'{statistics.mean(values):.3f} ' + (f'({min(values):.3f} to {max(values):.3f}, {len(values)})' if values[1:] else '(1 seed)')
+
+
+def at_step(curve, step):
+    """Bits per byte at a step, on the straight line between the evaluations before and after it: [(step, bits)]."""
+    before, after = max(point for point in curve if point[0] <= step), min(point for point in curve if point[0] >= step)
+    return before[1] + (after[1] - before[1]) * (step - before[0]) / max(after[0] - before[0], 1)
+
+
+def equal_time(seconds, curves):
+    """A table of all rows after as many seconds of one core as the fastest row's run takes, from {name: seconds that a
+    step takes alone} and {name: [a curve for each seed]}."""
+    budget = min(seconds[name] * curve[-1][0] for name, (curve, *_) in curves.items())
+    text = ['', f'At equal time, {budget:,.0f} seconds: a step\'s seconds were measured once for each row, alone on the machine; '
+            'bits per byte of the first held-out text, as "lowest on the way". The learning rate was planned for all steps, '
+            'so a row that is stopped earlier has not come down yet.', '']
+    for name, found in curves.items():
+        step = budget / seconds[name]
+        text.append(f'- {name}: {seconds[name]:.2f} s a step, {step:.0f} steps, '
+                    f'{mean_and_range([at_step(curve, step) for curve in found])}')
+    return text
+
+
 def write_table():
     """What came of the runs that have ended: a table, a line for each evaluation, a picture."""
-    results, lines = {}, []   # {name: its results, a seed each}, [[name, seed, *COLUMNS]]
+    results, curves, lines = {}, {}, []   # {name: its results, a seed each}, {name: [(step, bits)] each}, [[name, seed, *COLUMNS]]
     for name in STUDIES[study]:
         for seed in range(1337, 1337 + 100):
             file = folder(name, seed) / 'result.json'
             if file.exists():
-                rows = [row for row in csv.DictReader((folder(name, seed) / 'log.csv').open()) if row['val_bpb']]
-                lines += [[name, seed, *(row[key] for key in COLUMNS)] for row in rows]
-                speeds = [float(row['tokens_per_s']) for row in csv.DictReader((folder(name, seed) / 'log.csv').open())
-                          if row['tokens_per_s']]
+                result, log = json.loads(file.read_text(encoding='utf-8')), list(csv.DictReader((folder(name, seed) / 'log.csv').open()))
+                rows = [row for row in log if row['val_bpb']]
+                lines += [[name, seed, *(row[key] for key in COLUMNS), 'first'] for row in rows]
+                lines.append([name, seed, *(rows[-1][key] for key in COLUMNS[:-1]), f'{result["val_bpb"]:.6g}', 'all'])
+                curves.setdefault(name, []).append([(int(row['iter']), float(row['val_bpb'])) for row in rows])
+                speeds = [float(row['tokens_per_s']) for row in log if row['tokens_per_s']]
                 speed = folder(name, seed) / 'generation.txt'
-                results.setdefault(name, []).append(json.loads(file.read_text(encoding='utf-8')) | dict(
+                results.setdefault(name, []).append(result | dict(
                     training=statistics.median(speeds), generation=float(speed.read_text()) if speed.exists() else None))
     if not results:
         raise Failure(f'study={study}: no run is finished yet')
     with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
-        csv.writer(file).writerows([['name', 'seed', *COLUMNS], *lines])
+        csv.writer(file).writerows([['name', 'seed', *COLUMNS, 'held_out'], *lines])
 
     text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | training, tokens/s | '
             'generation, tokens/s | lowest on the way | bits per byte (range, seeds) |',
             '|---|' + '---:|' * 10]
     for name, found in results.items():
-        one, bpb = found[0], [result['val_bpb'] for result in found]
+        one = found[0]
         ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
         memory = f'{one["peak_memory"] / 1e9:.1f}' if 'peak_memory' in one else '–'   # not measured by older runs
         text.append(f'| {name} | {sum(one["parameters"].values()) / 1e6:.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
-                    f'{one["flops_per_token"] * one["tokens"] / 1e15:.3f} | {memory} | '
+                    f'{one["flops_per_token"] * one["tokens"] / 1e15:.4f} | {memory} | '
                     f'{min(result["seconds"] for result in found) / 60:.1f} | '
                     f'{fastest([result["training"] for result in found])} | '
                     f'{fastest([result["generation"] for result in found])} | '
                     f'{statistics.mean(result["best_bpb"] for result in found):.3f} | '
-                    f'{statistics.mean(bpb):.3f} ' +
-                    (f'({min(bpb):.3f} to {max(bpb):.3f}, {len(bpb)}) |' if bpb[1:] else '(1 seed) |'))
+                    f'{mean_and_range([result["val_bpb"] for result in found])} |')
     every = [result for found in results.values() for result in found]
     text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]}' for result in every}),
              f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
              'compare that among runs with one tokenizer.',
-             *['PFLOP is three times the forward pass of evaluation; what is computed in training alone (a second loss, a '
+             *["PFLOP is three times the forward pass of evaluation (of mixture_of_depths the untrained model's, 0.66 of plain's; "
+               'trained it is 0.80, in training 0.81); what is computed in training alone (a second loss, a '
                "teacher) shows in tokens/s. What differs from plain by less than plain's own range is a tie."] * (study == 'ideas')]
+    steps = ROOT / f'docs/{study}_steps.csv'   # measured by hand: name, seconds
+    if steps.exists():
+        seconds = {row['name']: float(row['seconds']) for row in csv.DictReader(steps.open())}
+        text += equal_time(seconds, {name: curves[name] for name in curves if name in seconds})
     table_file(study).write_text('\n'.join(text) + '\n', encoding='utf-8')
     print('\n'.join(text))
 
