@@ -17,6 +17,7 @@ import threading
 
 import pytest
 
+import windows
 from configurator import Failure
 from stlm import documents, files
 from stlm import download as download_module
@@ -263,6 +264,15 @@ def test_a_file_that_changed_is_fetched_anew(server, tmp_path):
     server.faults = ['403']
     assert '403' in fails(server.url + 'data', tmp_path / 'data')
     assert (tmp_path / 'data').read_bytes() == DATA[:-1]   # what isn't replaced isn't deleted
+
+
+def test_a_download_gets_along_with_windows_rules(server, tmp_path, monkeypatch):
+    windows.simulate(monkeypatch)
+    server.faults = ['drop', 'wrong bytes']
+    for _ in range(2):   # at first there is none, then a damaged one
+        download(server.url + 'data', tmp_path / 'data', len(DATA), SHA)
+        assert (tmp_path / 'data').read_bytes() == DATA
+        (tmp_path / 'data').write_bytes(b'?')
 
 
 # ---- what is written here

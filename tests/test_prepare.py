@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shlex
 import shutil
 import subprocess
@@ -207,6 +206,7 @@ def test_a_broken_gzip_file_is_named(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):
+    resource = pytest.importorskip('resource')
     (tmp_path / 'story.txt').write_text(story(), encoding='utf-8')
     result = prepare(tmp_path, '--input=story.txt',
                      first=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20000, 20000)))
@@ -476,6 +476,7 @@ def test_the_next_command_can_be_pasted(tmp_path):
 
 
 def test_a_gzip_file_whose_line_unpacks_to_gigabytes_is_refused_before_it_fills_the_memory(tmp_path):
+    resource = pytest.importorskip('resource')
     with gzip.open(tmp_path / 'a.jsonl.gz', 'wb') as out:
         out.write(b'{"text": "fine"}\n{"text": "')
         for _ in range(100):

@@ -1,7 +1,7 @@
 """Tokenizers: the merges are the naive algorithm's, every text comes back, and what is saved is checked when loaded."""
 import json
 import random
-import time
+import sys
 from collections import Counter
 
 import pytest
@@ -46,14 +46,23 @@ def test_the_merges_are_those_of_the_naive_algorithm(words, max_bytes):
     assert tokenizer.train_bpe(counts, 330, max_bytes) == naive_bpe(counts, 330, max_bytes)
 
 
-def test_a_word_of_any_length_is_trained_on_in_linear_time():
-    rng, seconds = random.Random(0), []
-    for n in 75_000, 300_000:
-        word = ''.join(chr(0x4e00 + int(min(rng.expovariate(1 / 300), 5000))) for _ in range(n)).encode()
-        start = time.process_time()
-        tokenizer.train_bpe({word: 1}, 600)
-        seconds.append(time.process_time() - start)
-    assert seconds[1] < 9 * seconds[0]   # 4 times as many characters; 16 times would be quadratic
+def test_the_work_of_training_grows_with_the_text_even_if_that_is_one_word():
+    """Counted in steps of Python, which other work on the machine doesn't change."""
+    rng, steps = random.Random(0), Counter()
+    word = ''.join(chr(0x4e00 + int(min(rng.expovariate(1 / 300), 5000))) for _ in range(6000)).encode()
+
+    def count(frame, event, arg):
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        steps[event] += 1
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        tokenizer.train_bpe({word: 1}, 400)
+    finally:
+        sys.settrace(before)
+    assert 10 * len(word) < steps['opcode'] < 400 * len(word)   # 125; 1,260 where each merge looks at the whole text
 
 
 @pytest.fixture(scope='module')
