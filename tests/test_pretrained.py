@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from stlm import run as runs
+from stlm.show import nearest
 from helpers import ROOT, run, story
 
 
@@ -36,6 +37,13 @@ def test_it_prefers_english_to_its_words_in_another_order(folder):
     for text in 'The river flows through the city.', 'He was born in the United States.', 'It is one of the largest islands.':
         words = text.rstrip('.').split()
         assert nats(text) + 5 < nats(' '.join(words[::-1]) + '.')
+
+
+def test_in_tiny_10m_numbers_and_the_points_of_the_compass_are_neighbours():
+    model, tokenizer, _ = runs.load_run(ROOT / 'pretrained/tiny_10m')
+    for text, expected in ((' north', {b' south', b' east', b' west'}), (' three', {b' two', b' four', b' five'}),
+                           (' France - Paris + Berlin', {b' Germany'}), (' his - he + she', {b' her'})):
+        assert {token for token, _ in nearest(model, tokenizer, text, len(expected))} == expected, text
 
 
 def test_training_goes_on_from_it(folder, tmp_path):

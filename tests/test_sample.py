@@ -198,13 +198,6 @@ def test_the_nearest_tokens_are_those_of_the_largest_cosines(trained, out, text,
     assert shown.splitlines()[0].endswith(repr(best[0].decode()))
 
 
-def test_in_tiny_10m_the_months_the_numbers_and_the_points_of_the_compass_are_neighbours():
-    model, tokenizer, _ = runs.load_run(ROOT / 'pretrained/tiny_10m')
-    for text, expected in ((' north', {b' south', b' east', b' west'}), (' three', {b' two', b' four', b' five'}),
-                           (' France - Paris + Berlin', {b' Germany'}), (' his - he + she', {b' her'})):
-        assert {token for token, _ in show.nearest(model, tokenizer, text, len(expected))} == expected, text
-
-
 @pytest.mark.parametrize('near, words', [(' the cat', ["' the' ' cat'", 'one token']), (' the - zz', ["' zz' is not one token"])])
 def test_what_is_not_one_token_is_named_with_its_parts(trained, near, words):
     fails_in_one_line(sample(trained, f'--near={near}'), *words)

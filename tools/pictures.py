@@ -321,7 +321,7 @@ def sizes():
     return {name: planned(name).count_parameters() for name in names}
 
 
-def main():
+def main(only):
     folder, meta = prepare_wiki.load_data('pydocs', 'bpe4096', ROOT / 'data')
     encoding = tokenizers.load_tokenizer(meta['tokenizer'], folder)
     counts = np.bincount(np.fromfile(folder / 'train.bin', meta['dtype']), minlength=encoding.n_vocab)
@@ -343,4 +343,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    main(only)
