@@ -44,6 +44,7 @@ from stlm.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
 SPLITS = ('train', 'val', 'test')
+NAMED = r'byte|gpt2(-[1-9]\d*)?|bpe\d+'   # tokenizers that a name makes
 BY_HASH = 'by a hash of each document'
 SMALL = 2**24              # bytes of files: a text of at most that is read once and held in memory
 LEAST = 32                 # tokens that a split must have
@@ -115,11 +116,15 @@ def end_of_line(text, place, slack):
 # data sets
 
 def set_folder(dataset, tokenizer, data_dir):
-    """A data set's folder, and its tokenizer if that is given as a folder's, else None."""
+    """A data set's folder, and its tokenizer if that is given as a folder's, else None. A run that goes on knows its
+    tokenizer by name: that of a public model finds the text that was prepared for it."""
     if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # train.py makes a mix of what has , and :
         raise Failure(f'dataset={dataset}: a name has only letters, digits, blanks, and single . _ + -')
-    if re.fullmatch(r'byte|gpt2(-[1-9]\d*)?|bpe\d+', tokenizer):
-        return pathlib.Path(data_dir, f'{dataset}-{tokenizer}'), None
+    folder = pathlib.Path(data_dir, f'{dataset}-{tokenizer}')
+    if re.fullmatch(NAMED, tokenizer):
+        return folder, None
+    if not os.path.exists(f'{tokenizer}/tokenizer.meta.json') and (folder / 'meta.json').exists():
+        return folder, None
     if not os.path.isdir(tokenizer):
         raise Failure(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192), nor a folder')
     made = load_tokenizer(None, tokenizer)
@@ -128,6 +133,8 @@ def set_folder(dataset, tokenizer, data_dir):
 
 def ready_tokenizer(name):
     """The tokenizer of that name; None for a bpe<N>, which has to be trained."""
+    if not re.fullmatch(NAMED, name):
+        raise Failure(f'tokenizer={name}: give the folder of its model')
     if not name.startswith('bpe'):
         return make_tokenizer(name, named_ranks(name), end_of_text=255 if name == 'byte' else 50256)
     if not 257 < int(name[3:]) <= 2**16:

@@ -192,6 +192,32 @@ def test_weights_in_several_files_are_those_of_model_safetensors_or_of_the_index
     assert not (tmp_path / 'three').exists()
 
 
+def test_a_converted_model_is_a_run_like_any_other(tmp_path):
+    """Text is prepared for it, it is fine-tuned, asked, and exported again; a folder of its name lies there, as it would."""
+    transformers = pytest.importorskip('transformers')
+    foreign(tmp_path / 'theirs', digits=True)
+    converted(tmp_path, '--source=theirs', '--out_dir=ours')
+    (tmp_path / 'mine.txt').write_text(story(), encoding='utf-8')
+    train = ['--dataset=mine', '--batch_size=2', '--eval_interval=2', '--eval_tokens=500', '--warmup_iters=0', '--device=cpu', '--dtype=float32']
+    for script, *flags in (
+            ('prepare_wiki.py', '--input=mine.txt', '--dataset=mine', '--tokenizer=ours'),
+            ('train.py', '--init_from=ours', '--out_dir=tuned', '--max_iters=4', *train),
+            ('train.py', '--init_from=resume', '--out_dir=tuned', '--max_iters=6', *train),
+            ('train.py', '--eval_only=True', '--out_dir=tuned'),
+            ('train.py', '--init_from=tuned', '--out_dir=again', '--max_iters=2', *train),
+            ('sample.py', '--out_dir=again', '--max_new_tokens=3', '--device=cpu'),
+            ('tools/convert.py', '--out_dir=again', '--to=hf', '--file=back')):
+        status, _, err = run(tmp_path, script, *flags)
+        assert status == 0, (script, flags, err)
+    model = runs.load_run(tmp_path / 'again')[0]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'back').eval()
+    idx = torch.randint(512, (1, 64))
+    with torch.no_grad():
+        assert (logits(model, idx) - theirs(idx).logits).abs().max() < 1e-5
+    weights = [runs.load_run(tmp_path / name)[0].tokens.embedding.weight for name in ('ours', 'tuned', 'again')]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
 # ---------------------------------------------------------------------------------------------------
 # What is there stays there, and what is written is whole
 

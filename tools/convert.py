@@ -27,6 +27,7 @@ import torch
 
 from stlm import run
 from stlm import tokenizer as tokenizers
+from stlm.files import insist
 from tools import huggingface, int8, llama2c
 
 
@@ -44,7 +45,7 @@ def new_folder(path):
     part.mkdir()
     try:
         yield part
-        os.rename(part, path)
+        insist(os.rename, part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

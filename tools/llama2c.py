@@ -100,5 +100,5 @@ def write_model(path, weights, config, tokenizer, int8):
     shape = [config.n_embd, config.d_ff, config.n_layer, config.n_head, config.n_kv_head,
              len(ids), config.block_size]
     pieces = (in_int8 if int8 else in_float32)(tensors, head, shape, config)
-    write_whole(tokenizer_of(path), b''.join(in_bytes(vocabulary)))
-    write_whole(path, b''.join(pieces))   # last: it never lies beside the vocabulary of another model
+    write_whole(tokenizer_of(path), lambda file: file.writelines(in_bytes(vocabulary)))
+    write_whole(path, lambda file: file.writelines(pieces))   # last: it never lies beside the vocabulary of another model
