@@ -15,8 +15,7 @@ from html import escape
 import torch
 import torch.nn.functional as F
 
-from configurator import Failure
-from stlm.console import visible
+from stlm.console import Failure, visible
 from stlm.tokenizer import spelling_of
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Bits of each token</title>

@@ -8,7 +8,7 @@ import pathlib
 
 import torch
 
-from configurator import Failure
+from stlm.console import Failure
 from model import Config
 from stlm import tokenizer as tokenizers
 from stlm.download import download

@@ -9,7 +9,7 @@ import struct
 
 import torch
 
-from configurator import Failure
+from stlm.console import Failure
 from stlm.files import write_whole
 from stlm.tokenizer import END, spelling_of
 from tools.int8 import to_int8
