@@ -164,7 +164,7 @@ if __name__ == '__main__':
     print(machine)
     block_size = model.config.block_size
     folder = newest_checkpoint(out_dir).parent
-    settings = dict(run=out_dir, step=checkpoint['iter'], limit=limit, num_fewshot=num_fewshot)
+    about_run = dict(run=out_dir, step=checkpoint['iter'], limit=limit, num_fewshot=num_fewshot)
     title = f'{out_dir}, limit={limit}, num_fewshot={num_fewshot}'
     results = {}
     for name, items in loaded.items():
@@ -175,7 +175,7 @@ if __name__ == '__main__':
         progress.end(f'{len(items):,} items, {result["acc_ties"]} ties')
         groups = metrics_of_groups(items, scores)
         answers = [dict(right=item.right, log_probs=score) for item, score in zip(items, scores)]
-        record = dict(task=name, **settings, **result, groups=groups, items=answers)
+        record = dict(task=name, **about_run, **result, groups=groups, items=answers)
         write_whole(folder / f'mc_{task}.json', json.dumps(record).encode())
         results[task] = result
         if file:

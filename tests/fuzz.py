@@ -12,6 +12,7 @@ trials = 500   # how many
 seed = 1       # 1 is the trials from 1,000,000 on, 2 those from 2,000,000 on
 only = 0       # one trial alone, by its number
 minutes = 0.0  # end after so many; 0 is never
+kinds = ''     # only these of KINDS, as in 'weights,questions'
 
 import collections
 import contextlib
@@ -21,6 +22,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -51,6 +53,7 @@ import model
 import prepare_wiki
 from stlm import run
 from stlm import tokenizer as tokenizers
+from stlm.questions import load_questions
 from helpers import ROOT, SMALL, story
 
 TEXTS = ['', ' ', 'x', '.', '..', '../../x', '/dev/null', ',', ':', 'a:1e400', 'book:1,book:2', '-', 'FILE:', 'resume',
@@ -112,7 +115,7 @@ def script(name, *args):
 def write_questions(name, records):
     path = pathlib.Path(name if name == 'own' else f'data/eval/{name}')
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w', encoding='utf-8', newline='') as file:
+    with open(path, 'w', encoding='utf-8', errors='surrogatepass', newline='') as file:
         if path.suffix == '.csv':
             csv.writer(file).writerows(record for record in records if isinstance(record, list))
         else:
@@ -155,6 +158,20 @@ def use_run(folder):
     return digest([net.state_dict(), encoding.encode_ordinary(story(50)), checkpoint])
 
 
+def convert_run(folder):
+    try:
+        script('tools/convert.py', f'--out_dir={folder}', '--to=int8', '--file=new')
+    except configurator.Failure:
+        assert not [*pathlib.Path().glob('new*')], 'something was written'
+        raise
+    return 'converted'
+
+
+def ask_run(folder):
+    net, encoding, _ = run.load_run(folder)
+    return eval_mc.answer_questions(net, encoding, load_questions('own'))[0]['acc']
+
+
 def use_tokenizer(folder):
     return digest(tokenizers.load_tokenizer(None, folder).encode_ordinary(story(50)))
 
@@ -173,8 +190,8 @@ def judge():
 
 
 def use_questions(task):
-    items = eval_mc.load(task, num_fewshot=2 * task.startswith(('arc', 'mmlu')))
-    for item, score in zip(items, eval_mc.evaluate(*judge(), items)[1], strict=True):   # what holds for any file
+    items = load_questions(task, num_fewshot=2 * task.startswith(('arc', 'mmlu')))
+    for item, score in zip(items, eval_mc.answer_questions(*judge(), items)[1], strict=True):   # what holds for any file
         assert len(item.contexts) == len(item.choices) == len(score) > 1 and type(item.right) is int
         assert all(choice.strip() for choice in item.choices) and 0 <= item.right < len(score) and max(score) < 0
     return digest([[*item] for item in items])
@@ -238,13 +255,25 @@ def in_checkpoint(rng):
     folder, (name, use) = rng.choice(['out/table', 'out/byte_pool']), rng.choice([('best.pt', use_run), ('ckpt.pt', go_on)])
     path = pathlib.Path(folder, name)
     if rng.random() < 0.5:
-        path.write_bytes(damage(path.read_bytes(), rng, pickle.dumps({'format': 3})))
+        path.write_bytes(damage(path.read_bytes(), rng, pickle.dumps({'format': run.FORMAT})))
         return path, functools.partial(use, folder)
     whole = torch.load(path)
     parts = [part for part in whole.values() if isinstance(part, (dict, list)) and part]
     said = change(rng.choice([whole, *parts]), rng, [*ODD, torch.zeros(2), torch.tensor(1), torch.full((300,), torch.nan)])
-    torch.save(rng.choice([whole] * 20 + [torch.zeros(3), {'format': 2}, [whole], whole['model']]), path)
+    torch.save(rng.choice([whole] * 20 + [torch.zeros(3), {'format': run.FORMAT - 1}, [whole], whole['model']]), path)
     return (path, said), lambda: use(folder), ANY
+
+
+def in_weights(rng):
+    """A number that is none in one matrix or vector: whoever reads the run must say so, and write nothing."""
+    folder, (name, use) = rng.choice(['out/table', 'out/byte_pool']), rng.choice([
+        ('best.pt', use_run), ('best.pt', convert_run), ('best.pt', ask_run), ('ckpt.pt', go_on)])
+    path = pathlib.Path(folder, name)
+    whole = torch.load(path)
+    weights = rng.choice([*whole['model'].values()]).flatten()   # a view: it changes the checkpoint
+    weights[rng.randrange(len(weights))] = rng.choice([math.nan, math.inf, -math.inf])
+    torch.save(whole, path)
+    return (path, use.__name__), functools.partial(use, folder), 'nothing but an error'
 
 
 def in_log(rng):
@@ -262,6 +291,12 @@ def in_log(rng):
 def in_questions(rng):
     name, (task, record) = rng.choice([*QUESTIONS.items()])
     records = json.loads(json.dumps([record] * 5))
+    if name == 'own' and rng.random() < 0.3:   # what a person may write without noticing
+        choices, wanted = rng.choice([(['one', 'one'], 'refused'), (['one', 'two ', 'two'], 'refused'), (['one', ' '], 'refused'),
+                                      (['one', 'one more'], ANY), (['x' * 2000, 'one'], 'refused')])
+        question = rng.choice(['How?', 'How? ' * 500])
+        write_questions(name, [record, dict(question=question, choices=choices, answer='A')])
+        return (name, choices, len(question)), lambda: use_questions(task), wanted
     key, old, new = said = change(records, rng)
     path, use = write_questions(name, records), lambda: use_questions(task)
     if rng.random() < 0.4:
@@ -304,7 +339,7 @@ def in_flags(rng):
 
 
 KINDS = dict(meta=lambda rng: in_data(rng, 'meta.json'), tokens=lambda rng: in_data(rng, *FILES), tokenizer=in_tokenizer,
-             checkpoint=in_checkpoint, log=in_log, questions=in_questions, config=in_config, flags=in_flags)
+             checkpoint=in_checkpoint, weights=in_weights, log=in_log, questions=in_questions, config=in_config, flags=in_flags)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -341,10 +376,13 @@ def restore(pristine):
 
 
 def trial(number, pristine):
-    """Corrupt one thing, and do what a user would: (kind, how it ended, what was changed, the error)."""
-    restore(pristine)
+    """Corrupt one thing, and do what a user would: (kind, how it ended, what was changed, the error).
+    None for a kind that is not asked for."""
     rng = random.Random(number)
     kind = rng.choice([*KINDS])
+    if kinds and kind not in kinds.split(','):
+        return None
+    restore(pristine)
     said, use, *wanted = KINDS[kind](rng)
     result, error = attempt(use)
     if error:
@@ -375,7 +413,10 @@ def main():
         os.chdir(here)
         texts.Mix.next = mock.Mock(side_effect=Reached)   # from now on training ends before its first step
         for done, number in enumerate(numbers, 1):
-            kind, how, said, error = trial(number, pristine)
+            ending = trial(number, pristine)
+            if not ending:
+                continue
+            kind, how, said, error = ending
             ends[kind, how] += 1
             if how not in ('right', 'one line'):
                 print(f'\n--only={number}: {kind}: {how}: {said!a:.120}: {str(error)!a:.200}', flush=True)
