@@ -19,11 +19,11 @@ limit = 0                 # take the first so many items of each file; 0: all
 data_dir = 'data/eval'    # where the tasks' files are, or are fetched to
 batch_tokens = 4096       # tokens read at once; fewer need less memory
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
-dtype = 'auto'            # bfloat16 where the hardware computes in it; float32 for the harness's numbers
+dtype = 'auto'            # what the hardware computes in; float32 for the harness's numbers
 
-from configurator import Failure, configure
+from configurator import configure
 if __name__ == '__main__':   # now, since the imports below take seconds
-    configure(globals(), one_of=dict(dtype='auto bfloat16 float32'))
+    configure(globals(), dict(dtype='auto bfloat16 float16 float32'))
 
 import json
 import math
@@ -31,7 +31,7 @@ import pathlib
 from collections import defaultdict
 from statistics import fmean, stdev
 
-from stlm.console import Progress
+from stlm.console import Failure, Progress
 from stlm.files import write_whole
 from stlm.machine import pick_device
 from stlm.questions import load_questions

@@ -22,7 +22,7 @@ import zipfile
 from collections import namedtuple
 from functools import partial
 
-from configurator import Failure
+from stlm.console import Failure
 from stlm.download import download, RemoteFile
 from stlm.files import write_whole
 

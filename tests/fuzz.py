@@ -129,6 +129,7 @@ def make_all():
     prepare_wiki.prepare('book', 'bpe300', 'book.txt')
     for kind in ('table', 'byte_pool'):
         script('train.py', *TRAIN, f'--embedding={kind}', f'--out_dir=out/{kind}')
+    script('tools/convert.py', '--out_dir=out/table', '--to=int8', '--file=out/int8')
     for name, (_, record) in QUESTIONS.items():
         write_questions(name, [record] * 5)
 
@@ -148,7 +149,7 @@ def use_data():
     for split in prepare_wiki.SPLITS:
         texts.count_tokens(texts.open_split(folder, meta, split, 32), encoding.n_vocab)
         if files.fingerprint(folder / f'{split}.bin')['sha256'] != meta['splits'][split]['sha256']:
-            raise configurator.Failure(f'{split}.bin: not the file that was written')
+            raise console.Failure(f'{split}.bin: not the file that was written')
     return digest([meta, encoding.encode_ordinary(story(50)), [(folder / file).read_bytes() for file in FILES]])
 
 
@@ -161,7 +162,7 @@ def use_run(folder):
 def convert_run(folder):
     try:
         script('tools/convert.py', f'--out_dir={folder}', '--to=int8', '--file=new')
-    except configurator.Failure:
+    except console.Failure:
         assert not [*pathlib.Path().glob('new*')], 'something was written'
         raise
     return 'converted'
@@ -180,8 +181,9 @@ def go_on(folder):
     names = script('train.py', f'--out_dir={folder}', '--init_from=resume', '--max_iters=3')
     with open(f'{folder}/log.csv', newline='') as file:
         log = [{name: float(value or 0) for name, value in row.items()} for row in csv.DictReader(file)]
-    state = [names[name].state_dict() for name in ('raw_model', 'averaged')] + [o.state_dict() for o in names['optimizers']]
-    return digest([state, names['blocks'].owed, names['best'], torch.get_rng_state(), [row['iter'] for row in log]])
+    state = {name: part.state_dict() for name, part in names['parts'].items()}
+    state['meter'].pop('seconds')
+    return digest([state, names['judged'].state_dict(), names['best'], names['it'], [row['iter'] for row in log]])
 
 
 @functools.cache
@@ -265,12 +267,12 @@ def in_checkpoint(rng):
 
 
 def in_weights(rng):
-    """A number that is none in one matrix or vector: whoever reads the run must say so, and write nothing."""
-    folder, (name, use) = rng.choice(['out/table', 'out/byte_pool']), rng.choice([
-        ('best.pt', use_run), ('best.pt', convert_run), ('best.pt', ask_run), ('ckpt.pt', go_on)])
-    path = pathlib.Path(folder, name)
+    """NaN or infinity in one matrix or vector: whoever reads the run must say so, and write nothing."""
+    folder, use = rng.choice(['out/table', 'out/byte_pool', 'out/int8']), rng.choice([use_run, convert_run, ask_run, go_on])
+    path = pathlib.Path(folder, 'ckpt.pt' if use is go_on and folder != 'out/int8' else 'best.pt')
     whole = torch.load(path)
-    weights = rng.choice([*whole['model'].values()]).flatten()   # a view: it changes the checkpoint
+    weights = [*whole['model'].values(), *whole.get('scales', {}).values()]
+    weights = rng.choice([p for p in weights if p.is_floating_point()]).flatten()   # a view: it changes the checkpoint
     weights[rng.randrange(len(weights))] = rng.choice([math.nan, math.inf, -math.inf])
     torch.save(whole, path)
     return (path, use.__name__), functools.partial(use, folder), 'nothing but an error'
@@ -325,8 +327,9 @@ def in_config(rng):
 def in_flags(rng):
     """One odd setting of a command that is sound without it, as a flag or in a config file."""
     name = rng.choice(['train.py', *COMMANDS])
-    flag, meant = rng.choice([*configurator.read_settings(ROOT / name)]), rng.choice(TEXTS)
-    args = [*COMMANDS[name], f'--{flag.rstrip("_")}={meant}']
+    flags = configurator.read_settings(ROOT / name) | (configurator.settings_of_model() if name == 'train.py' else {})
+    flag, meant = rng.choice([*flags]), rng.choice(TEXTS)
+    args = [*COMMANDS[name], f'--{flag}={meant}']
     if rng.random() < 0.3:
         source = rng.choice([*2 * [*map(repr, TEXTS)], 'None', "float('nan')", '10**400', '1j', 'len', "b'x'", '{1}', "'\\0'"])
         pathlib.Path('own.py').write_text(f'{flag} = {source}')
@@ -349,7 +352,7 @@ def one_line(error):
     """Does a script that ends so say one line?"""
     said = io.StringIO()
     with mock.patch('os._exit'), mock.patch('sys.__excepthook__'), contextlib.redirect_stderr(said):
-        configurator.one_line(type(error), error, error.__traceback__)
+        console.one_line(type(error), error, error.__traceback__)
     return len(said.getvalue().strip().splitlines()) == 1
 
 

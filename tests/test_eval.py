@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import eval_mc
-from configurator import Failure
+from stlm.console import Failure
 from stlm import questions
 from stlm import scoring
 from stlm import tokenizer as tokenizers
