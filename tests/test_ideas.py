@@ -1,8 +1,8 @@
 """What each file of ideas/ claims, against something independent of it: the plain model, a loop, a count by hand."""
 import copy
-import importlib.util
 import math
 import tempfile
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -413,7 +413,7 @@ def test_bytes_are_those_of_a_count_by_hand(method, amount, size):
     assert compress.compress(tiny('', n_layer=1), getattr(compress, method), amount) == 4 * others + size
 
 
-def test_the_script_makes_a_table_and_a_picture_of_a_run_and_is_no_idea_to_train_with(tmp_path):
+def test_the_tool_makes_a_table_and_a_picture_of_a_run(tmp_path):
     (tmp_path / 'story.txt').write_text(story(), encoding='utf-8')
     data = ['--dataset=mine', '--tokenizer=bpe300']
     assert run_script(tmp_path, 'prepare_wiki.py', '--input=story.txt', *data)[0] == 0
@@ -421,12 +421,6 @@ def test_the_script_makes_a_table_and_a_picture_of_a_run_and_is_no_idea_to_train
     status, out, err = run_script(tmp_path, 'tools/compress.py', '--out_dir=out/a', '--recovery=2', '--keep=[0.5, 0.1]')
     table = (tmp_path / 'out/a/compress.md').read_text(encoding='utf-8')
     assert table == out and len(table.splitlines()) == 2 + 1 + 2 * 2 + 2, err
-    if importlib.util.find_spec('matplotlib'):
-        assert status == 0 and (tmp_path / 'out/a/compress.svg').exists(), err
-    else:
-        assert 'pip install matplotlib' in err
+    names = [element.text for element in ElementTree.parse(tmp_path / 'out/a/compress.svg').getroot().iter()]
+    assert status == 0 and {'plain', 'prune', 'lowrank', 'int8', 'int4'} < {*names}, err
     fails_in_one_line(run_script(tmp_path, 'tools/compress.py', '--out_dir=out/a', '--keep=[2]'), 'keep=[2]')
-    for args in (['--idea=compress'], ['--idea=compress', '--help'], ['--help', '--idea=compress']):
-        fails_in_one_line(run_script(tmp_path, 'train.py', *args), 'is a script', 'python -m tools.compress')
-    status, _, err = run_script(tmp_path, 'train.py', '--idea=nothing')
-    assert 'experts' in err and 'compress' not in err
