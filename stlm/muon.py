@@ -10,7 +10,7 @@ from model import LoRA
 
 
 def orthogonalise(matrices, steps=5):
-    """(n, rows, columns) with rows <= columns -> the same U and V, singular values between 0.7 and 1.2.
+    """(n, rows, columns) with rows <= columns -> the same U and V, singular values between 0.7 and 1.2; very small ones less.
 
     Each step is the polynomial a x + b x^3 + c x^5 of the singular values, as matrix products (Newton-Schulz). These
     coefficients lift small values fastest; they don't converge to 1, and needn't."""
