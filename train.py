@@ -162,7 +162,7 @@ if __name__ == '__main__':
     torch.manual_seed(seed + machine.rank)   # each process drops units of its own
     optimizers = muon.make_optimizers(model, optimizer, learning_rate, muon_lr, weight_decay, beta2, machine.dtype)
     scaler = Scaler(machine.device.type, machine.dtype)
-    meter = Meter(machine, out / 'log.csv', max_iters, report.tokens_of_a_step(settings), text.n_tokens,
+    meter = Meter(machine, scaler, out / 'log.csv', max_iters, report.tokens_of_a_step(settings), text.n_tokens,
                   text.bytes_per_token(mean_shares))
     parts = dict(text=text, meter=meter, machine=machine, scaler=scaler)
     parts |= {f'optimizer {i}': each for i, (each, _) in enumerate(optimizers)}

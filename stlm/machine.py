@@ -70,6 +70,14 @@ class Scaler(torch.amp.GradScaler):
         super().__init__(device, enabled=dtype == torch.float16)
         self.skipped = 0
 
+    def state_dict(self):
+        return super().state_dict() | dict(skipped=self.skipped)
+
+    def load_state_dict(self, state):
+        self.skipped = state.pop('skipped')
+        if self.is_enabled():
+            super().load_state_dict(state)
+
     def update(self):
         before = self.get_scale()
         super().update()

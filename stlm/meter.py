@@ -16,8 +16,8 @@ COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bp
 class Meter:
     """Adds up the loss since the last row of log.csv, and the seconds of the whole run. A part of the training's state."""
 
-    def __init__(self, machine, path, max_iters, step_tokens, epoch_tokens, bytes_per_token):
-        self.machine, self.path, self.max_iters = machine, path, max_iters
+    def __init__(self, machine, scaler, path, max_iters, step_tokens, epoch_tokens, bytes_per_token):
+        self.machine, self.scaler, self.path, self.max_iters = machine, scaler, path, max_iters
         self.step_tokens, self.epoch_tokens, self.bytes_per_token = step_tokens, epoch_tokens, bytes_per_token
         self.row_it, self.earlier = 0, 0.0   # the step of the last row; seconds before this start
         self.last = {}                       # lr, dropout and grad_norm of the last step
@@ -58,7 +58,8 @@ class Meter:
             raise Failure(f'step {it}: the loss is {loss}; lower --learning_rate and --muon_lr. The last checkpoint is kept')
         speed = (it - self.line_it) * self.step_tokens / (now - self.line_time)
         left = (now - self.begun) / max(it - self.first, 1) * (self.max_iters - it)
-        self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s | {duration(left)} left')
+        skipped = f' | {self.scaler.skipped} steps skipped' if self.scaler.skipped else ''   # their gradients overflowed
+        self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s | {duration(left)} left{skipped}')
         return dict(train_loss=loss, tokens_per_s=speed, **{name: float(x) for name, x in self.last.items()})
 
     def write(self, it, row):

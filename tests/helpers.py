@@ -9,11 +9,6 @@ import sys
 import tempfile
 import time
 
-import torch
-
-from model import Config
-from stlm import run as runs
-from stlm import tokenizer as tokenizers
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ['--n_layer=2', '--n_head=2', '--n_kv_head=1', '--n_embd=32', '--d_ff=64', '--block_size=32',
@@ -103,6 +98,11 @@ def story(n=2500):
 
 def make_run(folder, tokenizer=None, idea='', **changes):
     """A run's folder with a random model whose every number matters, norms and adapters too."""
+    import torch   # here, since a forked script may be that of a copy of the repository
+
+    from model import Config
+    from stlm import run as runs
+    from stlm import tokenizer as tokenizers
     if tokenizer is None:
         tokenizer = tokenizers.make_tokenizer('bpe400', tokenizers.train_bpe(tokenizers.count_words([story(300)]), 400))
     config = Config(**{'vocab_size': tokenizer.n_vocab, **SHAPE, **changes})

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from configurator import Failure
 import prepare_wiki
 from stlm import documents
+from stlm import machine as machines
 from stlm import meter
 from stlm import run as runs
 from stlm import text as texts
@@ -362,6 +363,91 @@ def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
     assert load(folder / 'out/again/ckpt.pt')['settings']['seed'] == 3
 
 
+# ---- what a figure is of, and what isn't a number
+
+def test_each_evaluation_shows_a_text_and_the_run_stays_what_it_is(trained):
+    folder, said = trained
+    assert len(re.findall(r"^step +\d+ \| ['\"]The cat", said, re.M)) == 3   # at 0, 10 and 20
+    status, out, err = train(folder, '--dropout=[(0, 0.2), (20, 0)]', '--prompt=Nobody sees', '--out_dir=out/asked')
+    assert status == 0 and len(re.findall(r"^step +\d+ \| ['\"]Nobody sees", out, re.M)) == 3, err
+    assert same(load(folder / 'out/a/ckpt.pt')['model'], load(folder / 'out/asked/ckpt.pt')['model'])
+
+
+def test_with_an_average_what_is_sampled_is_what_was_evaluated(trained):
+    folder = trained[0]
+    assert train(folder, '--ema=0.5', '--dtype=float32', '--out_dir=out/averaged')[0] == 0
+    at_end = float(log_of(folder / 'out/averaged')[-1]['val_loss'])
+    model, encoding, checkpoint = runs.load_run(folder / 'out/averaged/ckpt.pt')
+    token_bytes = np.array([len(token or b'') for token in tokenizers.spelling_of(encoding)])
+    sets = [prepare_wiki.load_data('mine', 'bpe300', folder / 'data')]
+    assert texts.bits_per_byte(model, sets, token_bytes)[0] == pytest.approx(at_end, abs=1e-4)
+    assert not same(checkpoint['model'], checkpoint['parts']['weights'])
+
+
+def test_held_out_figures_of_other_lengths_are_not_compared(trained):
+    fails_in_one_line(train(trained[0], '--init_from=resume', '--eval_tokens=64', '--max_iters=30'), '--eval_tokens=64', 'has to keep')
+
+
+def test_a_mix_is_compressed_whole(trained):
+    folder = trained[0]
+    text = texts.Text([prepare_wiki.load_data(name, 'bpe300', folder / 'data') for name in ('mine', 'other')], 32, 0)
+    one = texts.Text([prepare_wiki.load_data('mine', 'bpe300', folder / 'data')], 32, 0)
+    assert text.raw('val', 10**9) == 2 * one.raw('val', 10**9)   # the second is a copy of the first
+    files = documents.input_files(str(folder / 'story.txt'))
+    held = [each for each in documents.read_files(files, lambda done: None) if prepare_wiki.split_of(each, 0.2) == 'val']
+    assert one.raw('val', 10**9) == ''.join(held).encode() and len(text.raw('train', 1000)) == 1000
+
+
+def test_a_schedule_that_cannot_happen_is_said_and_stops_nothing(trained):
+    folder = trained[0]
+    status, out, err = train(folder, '--warmup_iters=100', '--max_iters=6', '--dropout=[(0, 0.1), (7, 0.1), (900, 0)]', '--out_dir=out/short')
+    assert status == 0 and 'warmup_iters=100: the run ends at step 6' in out and 'dropout: the run ends at step 6, before (7, 0.1), (900, 0)' in out
+    status, out, err = run(folder, 'train.py', '--out_dir=out/short', '--init_from=resume', '--max_iters=8')
+    assert status == 0 and 'the run ends at step 8, before (900, 0)' in out, err
+    assert 'the run ends' not in trained[1]
+    assert 'decay_share=0.99' in train(folder, '--schedule=wsd', '--decay_share=0.99', '--max_iters=2', '--out_dir=out/wsd')[1]
+    fails_in_one_line(train(folder, '--schedule=wsd', '--decay_share=1.5'), 'decay_share=1.5')
+
+
+@pytest.mark.parametrize('extra', [[], BYTES, ['--ema=0.9']])
+def test_a_run_whose_loss_is_no_number_keeps_its_good_checkpoint(trained, extra):
+    """It diverges after its first evaluation, with no line of the log before the next; with byte pooling too."""
+    folder, out = trained[0], trained[0] / 'out/diverges'
+    shutil.rmtree(out, ignore_errors=True)
+    args = [*extra, '--max_iters=40', '--eval_interval=10', '--grad_clip=0', '--warmup_iters=10', '--dtype=float32', '--out_dir=out/diverges']
+    assert train(folder, *args, '--max_iters=10', '--log_interval=10')[0] == 0
+    before = load(out / 'ckpt.pt')
+    (out / 'result.json').unlink()
+    fails_in_one_line(train(folder, *args, '--init_from=resume', '--learning_rate=1e11', '--muon_lr=1e11', '--log_interval=100'), 'learning_rate')
+    for name in ('ckpt.pt', 'best.pt'):
+        assert load(out / name)['iter'] == 10 and same(load(out / name)['model'], before['model'])
+
+
+def test_float16_scales_its_loss_skips_a_step_that_overflows_and_resumes(trained):
+    folder, args = trained[0], ['--dtype=float16', '--ema=0.9', '--log_interval=1']
+    status, out, err = train(folder, *args, '--out_dir=out/half')
+    assert status == 0 and 'float16' in out, err
+    plain = train(folder, '--dtype=float32', '--ema=0.9', '--log_interval=1', '--out_dir=out/full32')
+    assert plain[0] == 0
+    ends = [float(log_of(folder / f'out/{name}')[-1]['val_bpb']) for name in ('half', 'full32')]
+    assert ends[0] == pytest.approx(ends[1], abs=0.1)   # one or two of its first steps were skipped
+    assert train(folder, *args, '--max_iters=20', '--out_dir=out/half2')[0] == 0
+    state = load(folder / 'out/half/ckpt.pt')
+    assert state['parts']['scaler']['scale'] <= 65536 and state['parts']['scaler'] == load(folder / 'out/half2/ckpt.pt')['parts']['scaler']
+    scaler = machines.Scaler('cpu', torch.float16)
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], 1.0)
+    scaler.scale((p * 1e38).sum()).backward()   # times 65536 is infinite in float32 too
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    assert p.tolist() == [1, 1] and scaler.skipped == 1 and scaler.get_scale() == 32768
+    saved = scaler.state_dict()
+    again = machines.Scaler('cpu', torch.float16)
+    again.load_state_dict(saved)
+    assert again.get_scale() == 32768 and again.skipped == 1
+
+
 # ---- what users do wrong
 
 @pytest.mark.parametrize('args, words', [
@@ -369,14 +455,14 @@ def test_a_new_run_in_an_old_runs_place_loses_nothing(trained):
     (['--n_head=3'], ['n_head', '32']), (['--dropout=1.5'], ['1.5']), (['--max_iters=0'], ['max_iters=0']),
     (['--optimizer=sgd'], ['sgd']), (['--device=tpu'], ['tpu', 'cpu']), (['--dtype=float8'], ['float8']),
     (['--learning_rate=-1'], ['learning_rate=-1']), (['--dropout=[(9,0.1),(0,0.3)]'], ['(9, 0.1)']),
-    (['--beta2=1'], ['beta2=1']), (['--ema=1'], ['ema=1']), (['--share=all'], ['share=all']),
+    (['--beta2=1'], ['beta2=1']), (['--ema=1'], ['ema=1']), (['--share=all'], ["share='all'"]),
     (['--dataset=mine:x'], ['mine:x']), (['--dataset=mine,mine:2'], ['mine,mine:2']), (['--share_every=2'], ['share_every=2']),
     (['--dropout=[(0,0.1),(5,{})]'], ['dropout=']), (['--stride=99'], ['stride=99', 'block_size=32']),
     (['--init_from=resume', '--batch_size=2'], ['64 tokens', '128', 'batch_size']), (['--embedding=bytes'], ['bytes', 'byte_pool']), (['--tokenizer=words'], ['words']),
     (['--init_from=resume', '--out_dir=out/none'], ['out/none/ckpt.pt', 'train first']),
     (['--init_from=resume'], ['step 20 of 20', '--max_iters']),
     (['--init_from=resume', '--n_layer=3'], ['--n_layer=3', '2']),
-    (['--learning_rate=1e9', '--optimizer=adamw', '--out_dir=out/nan'], ['loss', 'learning rate']),
+    (['--learning_rate=1e9', '--optimizer=adamw', '--out_dir=out/nan'], ['loss', 'learning_rate']),
     (['--learning_rate=1e30'], ['learning_rate=1e+30'])])
 def test_a_mistake_ends_in_one_line(trained, args, words):
     fails_in_one_line(train(trained[0], *args), *words)
@@ -575,10 +661,12 @@ class GPT(model.GPT):
 def test_an_idea_brings_its_model_and_its_own_settings(trained, tmp_path):
     for file in ROOT.glob('*.py'):
         shutil.copy(file, tmp_path)
+    shutil.copytree(ROOT / 'stlm', tmp_path / 'stlm')
     (tmp_path / 'ideas').mkdir()
     (tmp_path / 'ideas/loud.py').write_text(IDEA)
     script, where = tmp_path / 'train.py', f'--data_dir={trained[0] / "data"}'
-    assert '--strength=0.5' in run(tmp_path, script, '--help', '--idea=loud')[1]
+    status, out, err = run(tmp_path, script, '--help', '--idea=loud')
+    assert '--strength=0.5' in out, err
     assert '--strength' not in run(tmp_path, script, '--help')[1]
     status, out, err = run(tmp_path, script, *DATA, *SMALL, where, '--strength=1', '--idea=loud', '--max_iters=6')
     assert status == 0, err
