@@ -424,3 +424,4 @@ def test_the_tool_makes_a_table_and_a_picture_of_a_run(tmp_path):
     names = [element.text for element in ElementTree.parse(tmp_path / 'out/a/compress.svg').getroot().iter()]
     assert status == 0 and {'plain', 'prune', 'lowrank', 'int8', 'int4'} < {*names}, err
     fails_in_one_line(run_script(tmp_path, 'tools/compress.py', '--out_dir=out/a', '--keep=[2]'), 'keep=[2]')
+    fails_in_one_line(run_script(tmp_path, 'train.py', '--idea=compress'), 'no ideas/compress.py', 'experts')   # it is a tool
