@@ -17,6 +17,7 @@ import torch
 import prepare_wiki
 from stlm import run as runs
 import train
+from configurator import Failure
 from helpers import ROOT, SMALL, copy_repository, fails_in_one_line, make_run, run, story
 from model import GPT, Config, grow_tree
 from prepare_wiki import split_of
@@ -69,6 +70,14 @@ def test_a_study_is_drawn_as_its_table_says():
     circles = [float(x) for x in re.findall('<circle cx="([0-9.]+)"', text)]
     assert len(circles) == 9 and circles.index(max(circles)) == 2 and circles.index(min(circles)) == 1   # narrow, thin ffn
     assert text.count(' ▲') == 3 + 1 and text.count('▼') == 1   # worse than all of base's seeds: narrow, wide, block; the key
+
+
+def test_a_row_of_a_study_without_a_number_is_not_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, 'table_file', lambda study: tmp_path / 'study.md')
+    for found in 'nan', 'nan (2.100 to nan)':
+        (tmp_path / 'study.md').write_text(f'| | bits |\n|---|---|\n| base | 2.100 (2.000 to 2.200) |\n| wild | {found} |\n')
+        with pytest.raises(Failure, match='wild'):
+            pictures.table_of('study')
 
 
 def test_every_colour_of_the_drawings_stands_out_from_white_and_from_black():

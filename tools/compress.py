@@ -18,6 +18,7 @@ recovery = 50             # steps of training afterwards, of 8 blocks
 learning_rate = 3e-4      # Adam's; it falls to 0 in a straight line
 
 import functools
+import math
 import pathlib
 
 from configurator import Failure, configure
@@ -31,6 +32,7 @@ import prepare_wiki
 from stlm import run
 from stlm import tokenizer as tokenizers
 from stlm import text
+from stlm.files import write_whole
 from stlm.text import bits_per_byte
 from tools.svg import BLUE, GREY, ORANGE, PURPLE, Chart
 
@@ -125,12 +127,14 @@ def main(out_dir, method, keep, recovery, learning_rate):
             size = compress(model, form, amount)
             before = measure(model)[1]
             recover(model, text.open_split(*sets[0], 'train', model.config.block_size), recovery, learning_rate)
-            rows.append((name, amount, size / 1e6, before, measure(model)[1]))
+            after = measure(model)[1]
+            if not math.isfinite(after):
+                raise Failure(f'{name}, {amount}: after the recovery the bits per byte are not a number; a smaller --learning_rate?')
+            rows.append((name, amount, size / 1e6, before, after))
             table.append('| {} | {} | {:.2f} | {:.4f} | {:.4f} |'.format(*rows[-1]))
             print(table[-1], flush=True)
-    folder = pathlib.Path(out_dir)
-    (folder / 'compress.md').write_text('\n'.join([*table, '']), encoding='utf-8')
-    (folder / 'compress.svg').write_text(draw(rows).svg(), encoding='utf-8')
+    write_whole(pathlib.Path(out_dir, 'compress.md'), '\n'.join([*table, '']).encode())
+    write_whole(pathlib.Path(out_dir, 'compress.svg'), draw(rows).svg().encode())
 
 
 if __name__ == '__main__':

@@ -281,8 +281,12 @@ def table_of(study):
     for line in table_file(study).read_text(encoding='utf-8').splitlines()[2:]:
         if line.startswith('|'):
             name, *_, found = line.strip('| ').split(' | ')
-            mean, *ends = map(float, re.findall(r'\d\.\d+', found))
-            rows.append((name, *(ends or [mean, mean])[:1], mean, *(ends or [mean, mean])[1:]))
+            numbers = [float(number) for number in re.findall(r'\d\.\d+', found)]
+            if not numbers or 'nan' in found:
+                raise Failure(f'{table_file(study)}: {name} has no number of bits per byte, but {found}')
+            mean, *ends = numbers
+            lowest, highest = ends or [mean, mean]
+            rows.append((name, lowest, mean, highest))
     return rows
 
 
@@ -293,7 +297,7 @@ def ranges(study):
     low, high = min(row[1] for row in rows), max(row[3] for row in rows)
 
     def place(bits):
-        return left + (right - left) * (bits - low) / (high - low)
+        return left + (right - left) * (bits - low) / (high - low or 1)
 
     picture.text((left + right) / 2, 22, 'bits per byte: the mean, and the range of seeds; fewer is better', 16)
     picture.text((left + right) / 2, picture.height - 24, f'▼ better, ▲ worse than every seed of {rows[0][0]} (dashed)', 16)
