@@ -1,6 +1,7 @@
 """convert.py beside transformers, tokenizers, and a reader of llama2.c's files that shares no code with it."""
 import errno
 import json
+import math
 import os
 import pathlib
 import random
@@ -216,6 +217,25 @@ def test_a_converted_model_is_a_run_like_any_other(tmp_path):
         assert (logits(model, idx) - theirs(idx).logits).abs().max() < 1e-5
     weights = [runs.load_run(tmp_path / name)[0].tokens.embedding.weight for name in ('ours', 'tuned', 'again')]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+def test_weights_that_are_no_numbers_are_named_and_go_neither_in_nor_out(tmp_path):
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    theirs, _ = foreign(tmp_path / 'theirs', digits=True)
+    tensors = {name: p.detach().clone() for name, p in theirs.state_dict().items() if name != 'lm_head.weight'}
+    tensors['model.layers.1.mlp.up_proj.weight'][3, :2] = math.nan
+    save_file(tensors, tmp_path / 'theirs/model.safetensors')
+    fails_in_one_line(run(tmp_path, 'tools/convert.py', '--source=theirs', '--out_dir=new'),
+                      'theirs/model.safetensors', '2 of', 'model.layers.1.mlp.up_proj.weight')
+    model, _ = make_run(tmp_path / 'run', lora_rank=1)
+    adapter = model.blocks[2].attn.value
+    adapter.A.weight.data.fill_(1e30)   # each is a number, and what they make of the matrix is none
+    adapter.B.data.fill_(1e30)
+    path = tmp_path / 'run/best.pt'
+    runs.save_checkpoint(path, runs.load_checkpoint(path) | dict(model=model.state_dict()))
+    for to in 'hf', 'llama2c':
+        fails_in_one_line(run(tmp_path, 'tools/convert.py', '--out_dir=run', f'--to={to}', '--file=new'), 'blocks.2.attn.value')
+    assert not (tmp_path / 'new').exists()
 
 
 # ---------------------------------------------------------------------------------------------------

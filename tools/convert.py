@@ -99,6 +99,7 @@ def export_run(out_dir, to, file):
         write_run(path, tokenizer, int8.int8_checkpoint(checkpoint, model.state_dict()))
         return written
     weights = llama_weights(model, checkpoint['idea'])
+    run.check_weights(weights, out_dir)   # adapters may add up to more than a number can be
     if to == 'hf':
         with new_folder(path) as part:
             huggingface.write_model(part, weights, model.config, tokenizer)

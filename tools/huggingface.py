@@ -12,7 +12,7 @@ from stlm.console import Failure
 from model import Config
 from stlm import tokenizer as tokenizers
 from stlm.download import download
-from stlm.run import build_model
+from stlm.run import build_model, check_weights
 
 # {name on huggingface.co: (revision, {file: sha256})}; others are taken as they are today
 PINNED = {'HuggingFaceTB/SmolLM2-135M': ('93efa2f097d58c2a74874c7e644dbc9b0cee75a2', {
@@ -167,6 +167,7 @@ def read_tensors(folder):
         twice = tensors.keys() & more.keys()
         if twice:
             raise Failure(f'{folder}: {min(twice)} stands in several of {", ".join(files)}')
+        check_weights(more, folder / file)
         tensors |= more
     return tensors
 
