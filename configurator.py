@@ -46,7 +46,7 @@ def configure(namespace, one_of={}, may_be_0='', argv=None, earlier=None):
             raise Failure(f'{where}: no setting is called {name}; did you mean {near}? All: {usage}')
         default, _, kinds = known[name]
         value = convert(value, kinds, f'{where}: {name}')
-        if name in one_of and value not in one_of[name].split():
+        if name in one_of and str(value) not in one_of[name].split():
             raise Failure(f"{name}={value} must be one of: {', '.join(one_of[name].split())}")
         if type(value) in (int, float):
             check_number(name, value, 0 if name in may_be_0.split() else default)

@@ -47,9 +47,9 @@ log_interval = 25              # steps from one line to the next
 # machine
 device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'                 # bfloat16, float16 or float32; auto is what the hardware computes in
-compile = False                # torch.compile, on CUDA only
+compile: str | bool = 'auto'   # torch.compile: yes, no, or auto: on CUDA, for a run of some length
 
-KINDS = dict(optimizer='adamw muon', schedule='cosine wsd', split='val test', dtype='auto bfloat16 float16 float32')
+KINDS = dict(compile='auto yes no True False', optimizer='adamw muon', schedule='cosine wsd', split='val test', dtype='auto bfloat16 float16 float32')
 MAY_BE_0 = 'warmup_iters seed'
 from configurator import configure
 if __name__ == '__main__':
@@ -163,7 +163,7 @@ if __name__ == '__main__':
     optimizers = muon.make_optimizers(model, optimizer, learning_rate, muon_lr, weight_decay, beta2, machine.dtype)
     scaler = Scaler(machine.device.type, machine.dtype)
     meter = Meter(machine, scaler, out / 'log.csv', max_iters, report.tokens_of_a_step(settings), text.n_tokens,
-                  text.bytes_per_token(mean_shares))
+                  text.bytes_per_token(mean_shares), flops['training'])
     parts = dict(text=text, meter=meter, machine=machine, scaler=scaler)
     parts |= {f'optimizer {i}': each for i, (each, _) in enumerate(optimizers)}
     parts |= dict(weights=model, average=average) if average else {}
@@ -200,7 +200,7 @@ if __name__ == '__main__':
         for name in names if machine.first else ():
             run.save_checkpoint(out / name, state)
 
-    trained = machine.ready(model, compile)   # compiled, and on all GPUs; from here on Ctrl-C saves
+    trained = machine.ready(model, compile, max_iters - it)   # compiled, and on all GPUs; from here on Ctrl-C saves
     model.train()
     n_micro = machine.part_of(grad_accum)
     meter.start(it)

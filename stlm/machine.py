@@ -13,6 +13,10 @@ import torch.distributed as dist
 
 from stlm.console import Failure, Progress
 
+COMPILING_PAYS = 1000   # steps: compiling takes about a minute, and saves some hundredths of a second of each (an estimate)
+# TFLOP/s in 16-bit numbers without sparsity, by NVIDIA's data sheets; a name may be part of a later one
+PEAKS = {'H100 PCIe': 756, 'H100 NVL': 835, 'H100': 989, 'H200 NVL': 835, 'H200': 989, 'A100': 312, 'L4': 121, 'T4': 65}
+
 
 def pick_device(name='auto', dtype='auto', local_rank=0):
     """(device, context to compute in, one line about both) for a name out of auto, cuda, cuda:1, mps, cpu and a dtype out
@@ -60,6 +64,12 @@ def peak_memory(device):
         return None
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+
+def peak_flops(device):
+    """Floating-point operations per second that the device reaches at most, or None where PEAKS doesn't know it."""
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else ''
+    return next((1e12 * peak for known, peak in PEAKS.items() if known in name), None)
 
 
 class Scaler(torch.amp.GradScaler):
@@ -126,10 +136,11 @@ class Machine:
             progress(done)
         return show
 
-    def ready(self, model, compile=False):
-        """The model as it is trained: compiled, on all GPUs. From here on Ctrl-C saves."""
-        if compile and self.device.type == 'cuda':
-            model = torch.compile(model)
+    def ready(self, model, compile='auto', steps=0):
+        """The model as it is trained for so many steps: compiled, on all GPUs. From here on Ctrl-C saves."""
+        auto = compile == 'auto' and self.device.type == 'cuda' and steps >= COMPILING_PAYS
+        if auto or str(compile) in ('yes', 'True'):
+            model = self.compiled(model)
         if self.world > 1:
             if self.first:
                 dist.barrier()   # the others may go on
@@ -139,6 +150,14 @@ class Machine:
             if number and signal.getsignal(number) != signal.SIG_IGN:   # nohup ignores it
                 signal.signal(number, self.stop)
         return model
+
+    def compiled(self, model):
+        if self.device.type == 'cuda' and not torch.utils._triton.has_triton():
+            self.say("not compiled: there is no Triton here, torch.compile's compiler for GPUs (on Windows: pip install triton-windows)")
+            return model
+        self.say('compiled: the first steps take a minute more')
+        torch._dynamo.config.suppress_errors = True   # what can't be compiled runs as it is
+        return torch.compile(model)
 
     def part_of(self, grad_accum):
         """How many of a step's forward passes are each process's."""

@@ -8,6 +8,7 @@ import torch
 
 from stlm.console import Failure, Progress, duration
 from stlm.files import write_whole
+from stlm.machine import peak_flops, peak_memory
 
 COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bpb', 'lr', 'dropout', 'grad_norm',
            'tokens_per_s', 'seconds')
@@ -16,9 +17,10 @@ COLUMNS = ('iter', 'tokens', 'bytes', 'epoch', 'train_loss', 'val_loss', 'val_bp
 class Meter:
     """Adds up the loss since the last row of log.csv, and the seconds of the whole run. A part of the training's state."""
 
-    def __init__(self, machine, scaler, path, max_iters, step_tokens, epoch_tokens, bytes_per_token):
+    def __init__(self, machine, scaler, path, max_iters, step_tokens, epoch_tokens, bytes_per_token, flops):
         self.machine, self.scaler, self.path, self.max_iters = machine, scaler, path, max_iters
         self.step_tokens, self.epoch_tokens, self.bytes_per_token = step_tokens, epoch_tokens, bytes_per_token
+        self.flops = flops   # of a token
         self.row_it, self.earlier = 0, 0.0   # the step of the last row; seconds before this start
         self.last = {}                       # lr, dropout and grad_norm of the last step
         self.loss = torch.zeros((), device=machine.device)
@@ -59,8 +61,16 @@ class Meter:
         speed = (it - self.line_it) * self.step_tokens / (now - self.line_time)
         left = (now - self.begun) / max(it - self.first, 1) * (self.max_iters - it)
         skipped = f' | {self.scaler.skipped} steps skipped' if self.scaler.skipped else ''   # their gradients overflowed
-        self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s | {duration(left)} left{skipped}')
+        self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s{self.of_the_gpu(speed)} | {duration(left)} left{skipped}')
         return dict(train_loss=loss, tokens_per_s=speed, **{name: float(x) for name, x in self.last.items()})
+
+    def of_the_gpu(self, speed):
+        """How much of a GPU these tokens per second use: the share of its operations (MFU), and its memory."""
+        if self.machine.device.type != 'cuda':
+            return ''
+        peak = peak_flops(self.machine.device)
+        share = f', {speed * self.flops / peak:.1%} of its peak' if peak else ''
+        return f'{share}, {peak_memory(self.machine.device) / 1e9:.1f} GB'
 
     def write(self, it, row):
         """Append a row to log.csv. Where another program holds the file, as Excel does, it waits for the next."""

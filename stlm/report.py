@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stlm.console import Failure, command
 from stlm.files import write_whole
-from stlm.machine import peak_memory
+from stlm.machine import peak_flops, peak_memory
 from stlm.run import count_line
 from stlm.text import XZ_READS, bits_per_byte, compressors, load_blocks, open_split
 
@@ -124,7 +124,8 @@ def after(machine, model, text, out, result, last, best):
     machine.say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {gzip:.3f} for the same text')
     if xz:
         machine.say(f'and xz {xz:.3f} after it has read {len(seen) / 1e6:.1f} MB of the training text, the fairer comparison')
-    result |= dict(val_bpb=bpb, best_bpb=best, machine=machine.line, peak_memory=peak_memory(machine.device))
+    result |= dict(val_bpb=bpb, best_bpb=best, machine=machine.line, peak_memory=peak_memory(machine.device),
+                   peak_flops=peak_flops(machine.device))
     write_whole(out / 'result.json', json.dumps(result, indent=1, allow_nan=False).encode())
     memory = f', {result["peak_memory"] / 1e9:.1f} GB at most' if result['peak_memory'] else ''
     machine.say(f'checkpoint: {out / "best.pt"}, curve: {out / "log.csv"}, {result["seconds"] / 60:.1f} minutes{memory}')
