@@ -5,6 +5,7 @@ and how Ctrl-C reaches it.
 import ctypes
 import datetime
 import os
+import re
 import signal
 import sys
 
@@ -69,7 +70,7 @@ def peak_memory(device):
 def peak_flops(device):
     """Floating-point operations per second that the device reaches at most, or None where PEAKS doesn't know it."""
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else ''
-    return next((1e12 * peak for known, peak in PEAKS.items() if known in name), None)
+    return next((1e12 * peak for known, peak in PEAKS.items() if re.search(rf'\b{known}\b', name)), None)
 
 
 class Scaler(torch.amp.GradScaler):
