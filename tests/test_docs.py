@@ -257,6 +257,7 @@ def test_every_command_names_files_and_settings_that_exist():
         for script, tool, arguments in re.findall(r'python (?:(\w+/?\w*\.py)|-m tools\.(\w+))([^\n`#]*)', text):
             script = script or f'tools/{tool}.py'
             source = (ROOT / script).read_text(encoding='utf-8')
+            source += (ROOT / 'model.py').read_text(encoding='utf-8') if script == 'train.py' else ''   # its Config's fields are settings
             idea = re.search(r'--idea=(\w+)', arguments)   # its Config has settings, too
             if idea and idea[1] == 'mine':   # the reader's own
                 continue

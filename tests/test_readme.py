@@ -1,4 +1,4 @@
-"""README's quick start, run as written in a copy of the repository, and its other commands."""
+"""README's quick start, run as written in a copy of the repository, and its other commands and docs/reference.md's."""
 import ast
 import lzma
 import re
@@ -12,12 +12,12 @@ import prepare_wiki
 from stlm import tokenizer as tokenizers
 from helpers import ROOT, copy_repository
 
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
+README, REFERENCE = ((ROOT / name).read_text(encoding='utf-8') for name in ('README.md', 'docs/reference.md'))
 
 
-def blocks(heading, kind='sh'):
-    """The code blocks of README between a heading and the next one."""
-    section = re.search(rf'^## {heading}$(.*?)(?=^## |\Z)', README, re.M | re.S)[1]
+def blocks(heading, kind='sh', page=README):
+    """The code blocks of a page between a heading and the next one."""
+    section = re.search(rf'^## {heading}$(.*?)(?=^## |\Z)', page, re.M | re.S)[1]
     return re.findall(rf'^```{kind}\n(.*?)^```$', section, re.M | re.S)
 
 
@@ -43,14 +43,16 @@ def shell(clone, command):
 @pytest.fixture(scope='module')
 def quick(clone):
     """What the quick start printed."""
-    install, train = commands('Quick start')
+    install, ask, train = commands('Quick start')
     assert install == 'pip install -r requirements.txt' and train == 'python train.py'
+    asked = shell(clone, ask)   # before anything is trained
+    assert asked.startswith('She was born in') and len(asked.split()) > 4
     return shell(clone, train)
 
 
 def test_the_quick_start_trains_a_model_that_beats_xz(clone, quick):
     found = float(re.search(r'held out: ([\d.]+) bits per byte', quick)[1])
-    fair = float(re.search(r'and xz ([\d.]+) after it has read the training text', quick)[1])
+    fair = float(re.search(r'and xz ([\d.]+) after it has read [\d.]+ MB of the training text', quick)[1])
     folder, meta = prepare_wiki.load_data('pydocs', 'bpe4096', clone / 'data')
     encoding = tokenizers.load_tokenizer(meta['tokenizer'], folder)
     seen, text = (encoding.decode_bytes(ids[ids != encoding.eot_token].tolist()) for ids in (
@@ -74,13 +76,30 @@ def test_playing_with_it_works_as_written(clone, quick):
     assert (clone / 'bits.html').read_text(encoding='utf-8').startswith('<!doctype html>')
 
 
+def test_the_neighbours_are_those_of_the_readme(clone):
+    _, near = blocks('Play with it')
+    tokens = re.findall("'.*'", shell(clone, near.strip()))
+    assert len(tokens) == 4 and tokens == re.findall(r"^ +0\.\d\d #+ +('.*')$", README, re.M)
+
+
+def test_the_text_that_the_model_writes_while_it_learns_is_shown():
+    shown = [line for line in README.splitlines() if re.match(r'step +\d+ \| ', line)]
+    assert [int(line.split()[1]) for line in shown] == [0, 200, 600]
+
+
 def test_the_lines_of_python_work_as_written(clone, quick):
-    lines, = blocks('In Python', 'python')
-    (clone / 'lines.py').write_text(lines, encoding='utf-8')
-    printed = shell(clone, 'python lines.py').strip()
-    likeliest, new = (ast.literal_eval(part) for part in re.fullmatch(r'(\[.*?\]) (b.*)', printed).groups())
+    lines = blocks('In Python', 'python', REFERENCE)
+    (clone / 'lines.py').write_text(''.join(lines), encoding='utf-8')
+    first, near = shell(clone, 'python lines.py').strip().splitlines()
+    likeliest, new = (ast.literal_eval(part) for part in re.fullmatch(r'(\[.*?\]) (b.*)', first).groups())
     assert len({*likeliest}) == 10 and all(isinstance(token, bytes) for token in [*likeliest, new]) and new
+    near = ast.literal_eval(near)
+    assert len(near) == 10 and b' return' in dict(near)
 
 
-def test_the_readme_has_at_most_1800_words():
-    assert len(re.sub('<!--.*?-->', '', README, flags=re.S).split()) <= 1800
+def test_the_readme_has_at_most_1200_words_and_no_line_of_code_that_github_cuts():
+    assert len(README.split()) <= 1200
+    for page in README, REFERENCE, *((ROOT / f'docs/{name}.md').read_text(encoding='utf-8') for name in ('lesson', 'exercises')):
+        for block in re.findall(r'^```\w*\n(.*?)^```$', page, re.M | re.S):
+            for line in block.splitlines():
+                assert len(line) <= 90, line
