@@ -108,7 +108,7 @@ def check_9():
 def check_10():
     """Dropout only in the last third."""
     points = train.dropout if isinstance(train.dropout, list) else [(0, train.dropout)]
-    early, late = (float(train.along(points, it).item()) for it in (350, 590))
+    early, late = (train.along(points, it) for it in (350, 590))
     assert early == 0 < late, f'dropout is {early} at step 350 and {late} at step 590'
 
 
