@@ -19,7 +19,7 @@ tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bp
 input = ''               # file or folder of one's own text, or several separated by commas
 source = 'sbert'         # edition of simplewiki: sbert (November 2020), or the paper's, wikimedia
                          # (November 2023), which needs pyarrow
-val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.05 of a small text, else 0.01
+val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.01 of simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
 
 import collections
@@ -61,10 +61,10 @@ class Documents:
     def __init__(self, files, read, val_fraction):
         self.files, self.read_files, self.left_out = files, read, collections.Counter()
         self.small = sum(file.get('size', 0) for file in files) <= SMALL
-        self.val_fraction, self.how = val_fraction or (0.05 if self.small else 0.01), BY_HASH
+        self.val_fraction, self.how = val_fraction, BY_HASH
         if self.small:
             texts = list(clean(read(Progress('reading')), self.left_out))
-            self.held, self.how = split_small(texts, self.val_fraction)
+            self.held, self.how = split_small(texts, val_fraction)
 
     def read(self, progress):
         """An iterator of (split, text)."""
@@ -193,7 +193,8 @@ def prepare(dataset, tokenizer, paths='', val_fraction=0.0, data_dir='data', edi
         if folder.exists() and not {*os.listdir(folder)} <= {*FILES}:
             raise Failure(f'{folder}: has files, but no meta.json of a data set; move it away first')
         try:
-            documents = Documents(*(own_files(paths) if paths else SOURCES[dataset](data_dir, edition)), val_fraction)
+            files, read = own_files(paths) if paths else SOURCES[dataset](data_dir, edition)
+            documents = Documents(files, read, val_fraction or (0.01 if dataset == 'simplewiki' else 0.05))
             folder.mkdir(exist_ok=True)
             delete_unfinished(folder)
             write(folder, documents, made, tokenizer)

@@ -363,6 +363,17 @@ def test_a_text_that_memory_holds_is_read_once_and_both_ways_give_the_same(mine,
     assert prepare_wiki.load_data('mine', 'bpe300', tmp_path)[1]['left_out'] == mine[1]['left_out']
 
 
+def test_what_is_held_out_is_the_same_share_of_a_text_that_memory_holds_and_of_a_larger_one(tmp_path, monkeypatch):
+    (tmp_path / 'story.txt').write_text('\n\n'.join(story(100) + str(i) for i in range(200)), encoding='utf-8')
+    for name, small in ('held', 2**24), ('read', 1000):
+        monkeypatch.setattr(prepare_wiki, 'SMALL', small)
+        prepare_wiki.prepare(name, 'byte', str(tmp_path / 'story.txt'), data_dir=tmp_path)
+    held, read = (prepare_wiki.load_data(name, 'byte', tmp_path)[1]['splits'] for name in ('held', 'read'))
+    assert held == read
+    total = sum(has['documents'] for has in read.values())
+    assert 0.02 < read['val']['documents'] / total < 0.09   # README's 0.05
+
+
 def test_another_folders_tokenizer_is_taken_as_it_is(mine, tmp_path):
     (tmp_path / 'novel.txt').write_text(story(999).upper(), encoding='utf-8')
     args = ['--input=novel.txt', '--dataset=novel', f'--tokenizer={mine[0]}', '--val_fraction=0.2']
