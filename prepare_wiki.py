@@ -35,7 +35,7 @@ import re
 
 import numpy as np
 
-from configurator import Failure, configure
+from configurator import Failure, configure, settings_of_model
 from stlm.console import Progress, command
 from stlm.documents import SOURCES, clean, own_files
 from stlm.files import fingerprint, insist, lock, sweep, write_whole
@@ -48,7 +48,6 @@ NAMED = r'byte|gpt2(-[1-9]\d*)?|bpe\d+'   # tokenizers that a name makes
 BY_HASH = 'by a hash of each document'
 SMALL = 2**24              # bytes of files: a text of at most that is read once and held in memory
 LEAST = 32                 # tokens that a split must have
-BLOCK = 256                # tokens of a block in train.py, if nothing else is said
 FILES = (*(f'{split}.bin' for split in SPLITS), 'tokenizer.tiktoken', 'tokenizer.meta.json')
 
 
@@ -285,10 +284,10 @@ def print_next(dataset, tokenizer, data_dir):
     if meta['splits']['train']['bytes'] < 2**20:
         print('A text below a megabyte is soon learned by heart. A trained model learns more from it: prepare it with '
               '--tokenizer=FOLDER, the folder of a trained run, and train with --init_from=FOLDER')
-    shortest = min(has['tokens'] for has in meta['splits'].values())
-    if shortest <= BLOCK:
+    shortest, block = min(has['tokens'] for has in meta['splits'].values()), settings_of_model()['block_size'].default
+    if shortest <= block:
         flags['block_size'] = 2**((shortest - 1).bit_length() - 1)   # the largest power of 2 below it
-        print(f'A split has {shortest} tokens, too few for a block of {BLOCK}: smaller ones see less of a text at once')
+        print(f'A split has {shortest} tokens, too few for a block of {block}: smaller ones see less of a text at once')
     print('next:', command('train.py', **flags))
 
 

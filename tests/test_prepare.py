@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -496,7 +497,8 @@ def test_a_gzip_file_whose_line_unpacks_to_gigabytes_is_refused_before_it_fills_
     fails_in_one_line(result, 'a.jsonl.gz', 'line 2', '67,108,864 characters')
 
 
-def test_the_next_command_fits_a_short_text_and_too_short_a_text_is_refused(tmp_path):
+def test_the_next_command_fits_a_short_text_and_too_short_a_text_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / 'short.txt').write_text(story(60), encoding='utf-8')
     status, out, err = run(tmp_path, 'prepare_wiki.py', '--input=short.txt', '--dataset=short', '--tokenizer=byte')
     assert status == 0 and '--init_from=FOLDER' in out, err
@@ -505,7 +507,13 @@ def test_the_next_command_fits_a_short_text_and_too_short_a_text_is_refused(tmp_
     assert '--block_size=128' in flags
     _, out, err = run(tmp_path, 'train.py', *flags, '--max_iters=1', '--device=cpu')
     assert 'bits per byte' in out, err
-    assert f'--block_size={prepare_wiki.BLOCK} ' in run(tmp_path, 'train.py', '--help')[1]   # its usual one
+    usual = int(re.search(r'--block_size=(\d+)', run(tmp_path, 'train.py', '--help')[1])[1])
+    for tokens, fits in (usual, False), (usual + 1, True):
+        text = [f'{chr(97 + i) * (tokens - 1)}' for i in range(3)]
+        monkeypatch.setattr(prepare_wiki, 'split_small', lambda *args: ([*zip(prepare_wiki.SPLITS, text)], 'as the test says'))
+        prepare_wiki.prepare(f'of {tokens}', 'byte', str(tmp_path / 'short.txt'), data_dir='data')
+        prepare_wiki.print_next(f'of {tokens}', 'byte', 'data')
+        assert ('--block_size' in capsys.readouterr().out) != fits
     (tmp_path / 'line.txt').write_text(story(8), encoding='utf-8')
     fails_in_one_line(run(tmp_path, 'prepare_wiki.py', '--input=line.txt', '--dataset=line', '--tokenizer=byte'), 'line.txt', 'too few')
 
