@@ -273,6 +273,21 @@ def test_a_run_is_not_imported_over_anything(tmp_path):
     assert [path.name for path in (tmp_path / 'run').iterdir()] == ['notes.txt']
 
 
+@pytest.mark.parametrize('to', EXPORTS)
+def test_an_export_and_an_import_get_along_with_windows_rules(tmp_path, to):
+    windows = pytest.importorskip('windows')
+    make_run(tmp_path / 'run')
+    commands = [['--out_dir=run', f'--to={to}', f'--file={EXPORTS[to]}']]
+    if to == 'hf':
+        commands.append(['--source=new', '--out_dir=back'])
+    for flags in commands:
+        status, _, err = run(tmp_path, 'tools/convert.py', *flags, first=windows.simulate)
+        assert status == 0, err
+    assert not list(tmp_path.rglob('*.part'))
+    if to == 'hf':
+        assert torch.equal(*(runs.load_run(tmp_path / name)[0].norm.weight for name in ('run', 'back')))
+
+
 def die_before_the_name():
     """For run(): the process ends where the finished folder would get its name."""
     os.rename = lambda *paths: os._exit(9)
