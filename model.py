@@ -1,18 +1,18 @@
 """
 The network: a Llama-style transformer over tokens (the "modern transformer" of arXiv 2405.14159,
 section 4), in chapters: 1. the transformer over a token table; 2. byte pooling, which replaces that
-table; 3. layers that share weights; 4. generation, and the whole, class GPT. A single call is all
-that training and evaluation need:
+table; 3. layers that share weights; 4. generation. A single call is all that training and
+evaluation need:
     nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | idx so far)
 
 Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V
 vocabulary. Chapter 2 adds n or M tokens in any order, L symbols or forks of each, S the most of
-them, D the width of the byte blocks.
+them, D the width of the byte blocks, N the forks of all tokens.
 """
-import functools
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -25,45 +25,48 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass
 class Config:
-    """A model's shape; these are the paper's 50M. train.py has a setting for each, and says what
-    it means."""
-    vocab_size: int = 50257
-    block_size: int = 512
-    n_layer: int = 10
-    n_head: int = 16
-    n_kv_head: int = 16
-    n_embd: int = 512
-    d_ff: int = 1536
-    ffn: str = 'swiglu'            # or 'gelu'
-    tie_embeddings: bool = True
-    output_bias: bool = False
-    rope_base: float = 10000.0
-    norm_eps: float = 1e-5
-    embedding: str = 'table'       # or 'byte_pool': chapter 2, with the five that follow
-    n_byte_embd: int = 128
-    n_byte_head: int = 4
-    n_encoder_layer: int = 1
-    n_decoder_layer: int = 2
-    max_bytes: int = 16
-    share: str = 'none'            # or 'ffn', or 'block': chapter 3, with the two that follow
-    share_every: int = 0
-    lora_rank: int = 0
+    """A model's shape. Its fields are settings of train.py, with these comments, but for the first two,
+    which the tokenizer decides."""
+    CHOICES = dict(ffn='swiglu gelu', embedding='table byte_pool', share='none ffn block')
+
+    vocab_size: int = 4096         # how many token ids there are
+    max_bytes: int = 16            # the most bytes of a token
+    block_size: int = 256          # context, in tokens
+    n_layer: int = 4               # blocks of attention and feed-forward
+    n_head: int = 4                # attention heads
+    n_kv_head: int = 4             # key/value heads; fewer than n_head is grouped-query attention
+    n_embd: int = 128              # width
+    d_ff: int = 384                # width of the feed-forward
+    ffn: str = 'swiglu'            # kind of feed-forward: swiglu or gelu
+    tie_embeddings: bool = True    # one table for input and output
+    output_bias: bool = False      # a number added to each token's logit, at first the log of its count
+    rope_base: float = 10000.0     # the larger, the slower the slowest rotation of positions
+    norm_eps: float = 1e-5         # added to the mean square before its root
+    embedding: str = 'table'       # table; or byte_pool: no tables, tokens are spelled in and out
+    n_byte_embd: int = 128         # byte_pool: width of its encoder and decoder
+    n_byte_head: int = 4           # byte_pool: their attention heads
+    n_encoder_layer: int = 1       # byte_pool: blocks that read a token's bytes
+    n_decoder_layer: int = 2       # byte_pool: blocks that spell the next token
+    share: str = 'none'            # what layers have in common: none, ffn, or block (attention too)
+    share_every: int = 0           # how many consecutive layers share one copy; 0: all
+    lora_rank: int = 0             # rank of each layer's own change to shared or kept matrices; 0: none
 
     def __post_init__(self):
-        """What can't be; train.py checks the ranges of numbers."""
-        kinds = dict(ffn=('swiglu', 'gelu'), embedding=('table', 'byte_pool'), share=('none', 'ffn', 'block'))
-        for name, known in kinds.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}='{getattr(self, name)}' must be one of: {', '.join(known)}")
-        for whole, part, times in (('n_embd', 'n_head', 2), ('n_head', 'n_kv_head', 1), ('n_byte_embd', 'n_byte_head', 2)):
-            number = times * getattr(self, part)  # twice, since rotary positions turn numbers in pairs
-            if getattr(self, whole) % number:
-                raise ValueError(f'{whole}={getattr(self, whole)} must be a multiple of {times} * {part}={number}')
+        for name, known in self.CHOICES.items():
+            if getattr(self, name) not in known.split():
+                raise ValueError(f"{name}='{getattr(self, name)}' must be one of: {known}")
+        # rotary positions turn a head's numbers in pairs
+        if self.n_embd % (2 * self.n_head):
+            raise ValueError(f'n_embd={self.n_embd} must be a multiple of 2 * n_head={2 * self.n_head}')
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f'n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}')
+        if self.n_byte_embd % (2 * self.n_byte_head):
+            raise ValueError(f'n_byte_embd={self.n_byte_embd} must be a multiple of 2 * n_byte_head={2 * self.n_byte_head}')
         layers = max(self.n_layer, self.n_encoder_layer, self.n_decoder_layer)
-        if layers > 1000:  # making them would take minutes, and then all memory
+        if layers > 1000:   # making them would take minutes, and then all memory
             raise ValueError(f'{layers} layers are more than 1000')
         if self.embedding == 'byte_pool' and self.max_bytes > 16:
-            raise ValueError(f'max_bytes={self.max_bytes} must be at most 16 for byte_pool: a gpt2-16 or bpe<N> tokenizer')
+            raise ValueError(f'max_bytes={self.max_bytes} must be at most 16 for byte_pool: take the tokenizer gpt2-16 or bpe<N>')
 
 
 class Norm(nn.RMSNorm):
@@ -72,23 +75,23 @@ class Norm(nn.RMSNorm):
 
     def forward(self, x):
         y = super().forward(x)
-        if torch.is_autocast_enabled(x.device.type):
-            y = y.to(torch.get_autocast_dtype(x.device.type))  # once here, not once in each product
+        if torch.is_autocast_enabled(x.device.type):   # cast here once; else each product casts again
+            y = y.to(torch.get_autocast_dtype(x.device.type))
         return y
 
 
 class Dropout(nn.Module):
-    """Inverted dropout whose p is a tensor: a schedule may move it without recompiling the
-    model."""
+    """Inverted dropout whose p is a tensor: a schedule may move it without recompiling the model,
+    if set() had its largest p before compiling."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer('p', torch.zeros(()), persistent=False)
-        self.active = False   # a model that never drops doesn't pay for drawing random numbers
+        self.active = False   # once True, it stays so; a model that never drops draws no numbers
 
     def set(self, p):
         self.p.fill_(p)
-        self.active = self.active or bool(p > 0)   # p may be numpy's; its bool would cut a compiled graph in two
+        self.active = self.active or p > 0
 
     def forward(self, x):
         if not (self.training and self.active):
@@ -123,10 +126,12 @@ def rotate(x, angles):
 
 
 def attend(q, k, v, causal=True, mask=None):
-    """softmax(q k' / sqrt(K)) v, without ever holding all of q k'. The T queries are the last T
-    of the P positions of k and v. A causal one sees nothing after its own and takes no mask;
-    another looks where the mask is True. k and v may have fewer heads, each for several of q.
-    (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K)"""
+    """softmax(q k' / sqrt(K)) v, without ever holding all of q k'.
+    (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K)
+
+    The T queries belong to the last T of P positions. Causal attention sees no later position than
+    its own; other attention sees where the mask is True, or everything. Where n_kv_head is smaller
+    than H, several queries share a key and a value."""
     T, P = q.size(2), k.size(2)
     if causal and 1 < T < P:   # PyTorch's own causal mask is for T = P
         mask = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
@@ -155,8 +160,8 @@ class Attention(nn.Module):
         q = rotate(self.heads(self.query(x)), angles)                   # (B, T, C) -> (B, H, T, K)
         k = rotate(self.heads(self.key(x)), angles)                     # (B, n_kv_head, T, K)
         v = self.heads(self.value(x))                                   # (B, n_kv_head, T, K)
-        if cache is not None:                                         # in generation: see chapter 4
-            k, v = cache.append(k, v)                             # now with those of earlier tokens
+        if cache is not None:   # in generation: T new tokens, and those that were read before them
+            k, v = cache.append(k, v)                                   # 2 x (B, n_kv_head, P, K)
         y = attend(q, k, v, self.causal, mask)                          # (B, H, T, K)
         return self.out(y.transpose(1, 2).flatten(2))                   # (B, T, C)
 
@@ -178,7 +183,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Tokens look at earlier ones, then each thinks for itself; both add to what was there."""
+    """Each token looks at earlier ones, then thinks for itself; both add to its state x."""
 
     def __init__(self, config, dropout, causal=True):
         super().__init__()
@@ -195,9 +200,11 @@ class Block(nn.Module):
 
 class TokenTable(nn.Module):
     """Tokens in and out through the usual tables: a row of C numbers for each of the V tokens."""
-    kept_logits = 2**27   # of float32: half a gigabyte
+    PIECE = 2**24         # logits that are made at a time: they stay in a CPU's cache
+    GPU_PIECE = 2**27     # on a GPU, where each piece costs an addition to all of the head's gradient
+    MOST_LOGITS = 2**27   # logits that are kept for the gradient: half a gigabyte of float32
 
-    def __init__(self, config):
+    def __init__(self, config, counts):
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=config.output_bias)
@@ -205,8 +212,8 @@ class TokenTable(nn.Module):
             self.head.weight = self.embedding.weight
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
-        if config.output_bias:
-            nn.init.zeros_(self.head.bias)
+        if config.output_bias:   # at first a token is as likely as it is frequent
+            self.head.bias.data.copy_(counts.log1p())
 
     def embed(self, idx):
         return self.embedding(idx)                                      # (B, T) -> (B, T, C)
@@ -216,47 +223,52 @@ class TokenTable(nn.Module):
         largest tensor of the step by far: they are made some rows at a time, and if they are too
         many to keep, they are forgotten and made again for the gradient."""
         V = self.head.out_features
-        rows = (self.kept_logits if h.is_cuda else 2**24) // V + 1   # each adds to head's gradient
-        chunks = zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows))
-        if targets.numel() * V <= self.kept_logits:
-            nll = [self.nll_of_rows(*chunk) for chunk in chunks]
+        rows = (self.GPU_PIECE if h.is_cuda else self.PIECE) // V + 1
+        pieces = zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows))
+        if targets.numel() * V <= self.MOST_LOGITS:
+            nll = [self.nll_of_rows(*piece) for piece in pieces]
         else:
-            nll = [checkpoint(self.nll_of_rows, *chunk, use_reentrant=False) for chunk in chunks]
+            nll = [checkpoint(self.nll_of_rows, *piece, use_reentrant=False) for piece in pieces]
         return torch.cat(nll).view_as(targets)
 
     def nll_of_rows(self, h, targets):
         return F.cross_entropy(self.head(h), targets, reduction='none')  # (rows, C), (rows) -> (rows)
 
-    def nll_of_symbols(self, h, targets):
-        return self.nll(h, targets)[..., None]                    # a token of a table is one symbol
-
     def log_probs(self, h):
         """(B, C) states -> (B, V) log-probabilities of every next token."""
-        return self.head(h).float().log_softmax(-1)
+        return at_least_float32(self.head(h)).log_softmax(-1)
 
-    def sample(self, h, choose):
-        return choose(self.head(h))                           # (B, C) -> (B) ids; choose: chapter 4
+    def sample(self, h, **sampling):
+        return choose(self.head(h), **sampling)                         # (B, C) -> (B) ids: chapter 4
 
 
-class Transformer(nn.Module):
-    """Tokens in; out comes, for each of them, -log p of the token after it."""
-    block_class = Block
+def at_least_float32(x):
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
-    def __init__(self, config):
+
+class GPT(nn.Module):
+    """Tokens in; out comes, for each of them, -log p of the token after it. `spelling` has each
+    token's bytes by id, which byte pooling needs; `counts` (V) how often each occurs in the
+    training text, from which byte pooling and an output bias start."""
+    block_class = Block   # an idea may bring its own
+
+    def __init__(self, config, spelling=None, counts=None):
         super().__init__()
+        if counts is None:
+            counts = torch.zeros(config.vocab_size, device='cpu')
         self.config = config
         self.dropout = Dropout()
-        self.tokens = self.make_tokens()
-        self.blocks = nn.ModuleList(self.make_blocks())
+        self.tokens = self.make_tokens(spelling, counts)
+        self.blocks = nn.ModuleList(self.block_class(config, self.dropout) for _ in range(config.n_layer))
+        share_matrices(self.blocks, config)                             # chapter 3
         self.norm = Norm(config.n_embd, eps=config.norm_eps)
         self.rotary = Rotary(config.block_size, config)
         self.init_weights()
 
-    def make_tokens(self):
-        return TokenTable(self.config)
-
-    def make_blocks(self):
-        return [self.block_class(self.config, self.dropout) for _ in range(self.config.n_layer)]
+    def make_tokens(self, spelling, counts):
+        if self.config.embedding == 'byte_pool':
+            return BytePool(self.config, spelling, counts)              # chapter 2
+        return TokenTable(self.config, counts)
 
     def init_weights(self):
         """The blocks' matrices start normal with std 0.02, as the tables do; with 0.02 / sqrt(2
@@ -266,8 +278,8 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
-            for proj in (block.attn.out, block.ffn.down):
-                nn.init.normal_(proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            for adds_to_x in (block.attn.out, block.ffn.down):
+                nn.init.normal_(adds_to_x.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, idx, caches=None):
         """(B, T) token ids -> (B, T, C) final states; with caches, idx continues what they hold."""
@@ -275,8 +287,8 @@ class Transformer(nn.Module):
         return self.norm(self.layers(x, caches))
 
     def layers(self, x, caches=None, first=0, last=None):
-        """(B, T, C) states -> (B, T, C), what the layers make of them, or those from `first` to
-        before `last`."""
+        """(B, T, C) states -> (B, T, C), after all layers, or after those from `first` to before
+        `last`, which is for ideas that stop on the way."""
         angles = self.rotary(caches[first].length if caches else 0, x.size(1))
         for i in range(len(self.blocks))[first:last]:
             x = self.blocks[i](x, angles, caches[i] if caches else None)
@@ -286,9 +298,52 @@ class Transformer(nn.Module):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""
         return self.tokens.nll(self.hidden(idx), targets)
 
-    def nll_of_symbols(self, idx, targets):
-        """As forward(), but what each choice costs within a target: (B, T, symbols) nats."""
-        return self.tokens.nll_of_symbols(self.hidden(idx), targets)
+    @torch.no_grad()
+    def log_probs(self, idx):
+        """(B, T) token ids -> (B, V), the log-probability of every token of the vocabulary after
+        them."""
+        return self.tokens.log_probs(self.hidden(idx[:, -self.config.block_size:])[:, -1])
+
+    @torch.inference_mode()
+    def generate(self, idx, max_new_tokens, **sampling):
+        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `sampling` are
+        the settings of choose(), chapter 4. When the window outgrows block_size, its older half is
+        forgotten and the newer half read again from position 0: once in block_size / 2 tokens."""
+        window, caches = idx, None
+        for _ in range(max_new_tokens):
+            if window.size(1) > self.config.block_size:
+                window, caches = window[:, -(self.config.block_size // 2):], None
+            if caches is None:
+                idx, caches = window, [LayerCache(self.config.block_size) for _ in self.blocks]
+            h = self.hidden(idx, caches)[:, -1]                         # (B, C)
+            token = self.tokens.sample(h, **sampling)
+            yield token
+            idx = token[:, None]                                        # (B) -> (B, 1)
+            window = torch.cat((window, idx), dim=1)
+
+    def adamw_matrices(self):
+        """The matrices that stay AdamW's when Muon trains the others: those that are looked up or
+        score symbols, and LoRA's (by Muon 2.186 bits per byte, by AdamW 2.157: tools/study.py,
+        'block + LoRA', seed 1337)."""
+        found = [self.tokens.head.weight]
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                found.append(module.weight)
+            if isinstance(module, LoRA):
+                found += [module.A.weight, module.B]
+        return list(dict.fromkeys(found))   # a tied table only once
+
+    def count_parameters(self):
+        """{part: parameters}; a tensor used twice counts once."""
+        part_of = {'tokens': 'byte pooling' if self.config.embedding == 'byte_pool' else 'token tables',
+                   'A': 'LoRA', 'B': 'LoRA', 'attn': 'attention', 'ffn': 'feed-forward',
+                   'norm': 'norms', 'attn_norm': 'norms', 'ffn_norm': 'norms'}
+        parts = Counter()
+        for path, p in self.named_parameters():   # which yields a shared tensor once
+            words = path.split('.')
+            known = [part_of[word] for word in part_of if word in words]   # the first decides
+            parts[known[0] if known else words[0]] += p.numel()   # an idea's own parts have their own names
+        return dict(parts)
 
 
 # -------------------------------------------------------------------------------------------
@@ -300,74 +355,91 @@ class Transformer(nn.Module):
 #     fork 0, at the beginning '':  END, a or t        ''  takes END at 0
 #     fork 1, at the beginning a:   END or n           a   takes a at 0, END at 1; the takes t at 0
 #     fork 2, at the beginning an:  END or d           an  takes a, n, END; and takes a, n, d
-# At a fork the decoder chooses among the symbols that can follow. Elsewhere one symbol alone can follow (h and e of
+# At a fork the decoder chooses among the symbols that can follow. Elsewhere only one symbol can follow (h and e of
 # "the"): nothing is computed and nothing charged. So -log p(token) is the exact sum over its forks, the probabilities
 # of all tokens sum to one, and what no token has is impossible.
 
-END = 256   # the symbol after a token's last byte; the end of a text is the empty token, END alone
+END = 256   # the symbol after a token's last byte; the end of a text is the empty token, only END
+
+
+class Tree(NamedTuple):
+    """The tree of a vocabulary of V tokens with N forks, as tables of integers, which stay on the
+    CPU, as token ids do."""
+    symbols: torch.Tensor   # (V, S), a token's bytes, then END and END again
+    length: torch.Tensor    # (V), how many symbols it has, with one END
+    n_forks: torch.Tensor   # (V), how many forks it passes; 0: the id has no token
+    forks: torch.Tensor     # (V, S), which forks these are, then zeros
+    taken: torch.Tensor     # (V, S), which symbols it takes there, then -1
+    place: torch.Tensor     # (N), which of a token's symbols is chosen at the fork, from 0 on
+    child: torch.Tensor     # (N, 257), where a symbol leads: to a fork, or to a token, as -1 - id
 
 
 def grow_tree(spelling, counts, S):
-    """The tree of a vocabulary of V tokens with N forks, as tables.
+    """The tree, and at each of its forks the log counts of what follows, (N, 257), -inf for what
+    can't. `spelling` has the bytes of each token by id, b'' for the end of a text, None for an id
+    without a token; `counts` (V) how often each occurs in the training text.
 
-    `spelling` has the bytes of each token by id, b'' for the end of a text, None for an id
-    without a token; `counts` (V) how often each occurs in the training text. All tokens walk
-    from the empty beginning, a symbol at a time; one that has ended goes on with END after END,
-    which is never a fork."""
+    All tokens walk from the empty beginning, a symbol at a time. One that has ended goes on with
+    END after END, which is never a fork. The comments at the right have the numbers of the example
+    above, tokens 0 to 4, at place 1: '' has ended (beginning 2), a, an, and are at beginning 0,
+    which is a, and the is at beginning 1, which is t."""
     V = len(spelling)
-    ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])           # (M)
+    ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])            # (M)
     symbols = torch.full((V, S), END)
     symbols[ids] = torch.tensor([list(spelling[i]) + [END] * (S - len(spelling[i])) for i in ids.tolist()])
-    counts = torch.as_tensor(counts)[ids].double() + 1  # (M), and 1, so that no token is impossible
+    counts = counts[ids].double() + 1   # (M), and 1, so that no token is impossible
     n_forks = torch.zeros(V, dtype=torch.long)
-    forks = torch.full((V, S), -1)
-    taken = torch.zeros(V, S, dtype=torch.long)
+    forks = torch.zeros(V, S, dtype=torch.long)
+    taken = torch.full((V, S), -1)
     places, log_counts = [], []
-    beginning = torch.zeros(len(ids), dtype=torch.long)      # (M), each token's first `place` symbols, as an index
+    beginning = torch.zeros(len(ids), dtype=torch.long)       # at place 1: [2, 0, 0, 0, 1], (M)
     for place in range(S):
-        # an edge leads from a beginning, by a symbol, to one that is longer by this symbol
-        edges, edge = (257 * beginning + symbols[ids, place]).unique(return_inverse=True)  # (edges), (M)
-        start, symbol = edges // 257, edges % 257            # (edges)
-        is_fork = start.bincount() > 1                       # (beginnings)
-        number = len(places) + is_fork.cumsum(0) - 1  # (beginnings), of use for those that are forks
+        symbol = symbols[ids, place]                          # [END, END, n, n, h], (M)
+        step = 257 * beginning + symbol                       # a pair (beginning, symbol) as a number
+        steps, longer = step.unique(return_inverse=True)      # longer is [3, 1, 0, 0, 2], (M)
+        start = steps // 257                                  # [0, 0, 1, 2], (steps)
+        follows = steps % 257                                 # [n, END, h, END], (steps)
+        is_fork = start.bincount() > 1                        # [True, False, False], (beginnings)
+        number = len(places) + is_fork.cumsum(0) - 1          # [1, 1, 1], (beginnings): of use at forks
         log_count = torch.full((len(is_fork), 257), -math.inf)
-        log_count[start, symbol] = edge.bincount(weights=counts).log().float()
+        log_count[start, follows] = longer.bincount(weights=counts).log().to(log_count.dtype)
         log_counts.append(log_count[is_fork])
         places += [place] * int(is_fork.sum())
-        here = is_fork[beginning]                            # (M), which tokens are at a fork
-        tokens = ids[here]
-        forks[tokens, n_forks[tokens]] = number[beginning[here]]
-        taken[tokens, n_forks[tokens]] = symbols[tokens, place]
+        chooses = is_fork[beginning]                          # [False, True, True, True, False], (M)
+        tokens = ids[chooses]                                 # [1, 2, 3]
+        forks[tokens, n_forks[tokens]] = number[beginning[chooses]]
+        taken[tokens, n_forks[tokens]] = symbol[chooses]
         n_forks[tokens] += 1
-        beginning = edge                                 # edges are numbered, and so are their ends
-    places.append(S)              # number -1 stands for no fork; what is at place S is thrown away
-    log_counts.append(torch.zeros(1, 257))
-    return dict(symbols=symbols,                             # (V, S), bytes and END
-                length=(symbols != END).sum(1) + 1,          # (V), how many symbols
-                n_forks=n_forks,                   # (V), how many forks a token passes; 0: no token
-                forks=forks,                                 # (V, S), their numbers, then -1
-                taken=taken,                   # (V, S), the symbols that it takes there, then zeros
-                place=torch.tensor(places),                  # (N + 1), of the symbol that is chosen
-                log_counts=torch.cat(log_counts))    # (N + 1, 257), -inf for what can't follow
+        beginning = longer
+    child = torch.zeros(len(places), 257, dtype=torch.int32)
+    for i in range(S - 1):
+        tokens = (n_forks > i).nonzero()[:, 0]
+        is_last = n_forks[tokens] == i + 1
+        child[forks[tokens, i], taken[tokens, i]] = torch.where(is_last, -1 - tokens, forks[tokens, i + 1]).int()
+    length = (symbols != END).sum(1) + 1
+    return Tree(symbols, length, n_forks, forks, taken, torch.tensor(places), child), torch.cat(log_counts)
 
 
-def by_size(sizes, multiple, most):
-    """(M) sizes, rounded up to a multiple, but not above `most` -> yields each size above 0 that
-    occurs, with the indices (n) of the items that have it."""
-    sizes = ((sizes + multiple - 1) // multiple * multiple).clamp(max=most)
+def by_size(sizes, round_to, most):
+    """Yields (size, indices (n) of the items that have it) for each of (M) sizes, all above 0, once
+    they are rounded up to a multiple of round_to, or to `most`."""
+    sizes = ((sizes + round_to - 1) // round_to * round_to).clamp(max=most)
     order = sizes.argsort(stable=True)   # so that rounding doesn't depend on the number of threads
     for size, which in enumerate(order.split(sizes.bincount().tolist())):
-        if size > 0 and len(which) > 0:
+        if len(which) > 0:
             yield size, which
 
 
 class BytePool(nn.Module):
     """Has the methods of TokenTable, without a table. Its weights keep PyTorch's own
-    initialisation: bytes (std 1) and slices of h have a like size, so that the decoder hears
-    both from the start."""
+    initialisation: embedded bytes (std 1) and slices of h have a comparable size, so that the
+    decoder hears both from the start."""
 
-    def __init__(self, config):
+    def __init__(self, config, spelling, counts):
         super().__init__()
+        if len(spelling or ()) != config.vocab_size:
+            raise ValueError(f"embedding='byte_pool' needs the spelling of all {config.vocab_size} tokens, "
+                             f'and was given {len(spelling or ())}: GPT(config, spelling)')
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
         small = replace(config, n_embd=D, n_head=config.n_byte_head, n_kv_head=config.n_byte_head, d_ff=3 * D)
         no_dropout = nn.Identity()
@@ -381,86 +453,101 @@ class BytePool(nn.Module):
         self.decoder = nn.ModuleList(Block(small, no_dropout) for _ in range(config.n_decoder_layer))
         self.norm = Norm(D, eps=config.norm_eps)
         self.head = nn.Linear(D, 257, bias=False)
+        with torch.device('cpu'):   # also where the weights are made on another device
+            self.tree, log_counts = grow_tree(spelling, counts, S)
+        # not saved: vocabulary and counts make them again
+        self.register_buffer('log_counts', log_counts.to(self.head.weight.device), persistent=False)
 
-    def spell(self, spelling, counts):
-        """Tell the model its vocabulary, before anything else. grow_tree()'s tables become
-        self.symbols, self.forks and so on; they are not saved, since vocabulary and counts make
-        them again."""
-        for name, table in grow_tree(spelling, counts, self.S).items():
-            self.register_buffer(name, table.to(self.head.weight.device), persistent=False)
-
-    def multiple(self):
-        """To which multiple lengths and numbers of forks are rounded up, so that more tokens go
-        together: 4 on a GPU, where a small product takes as long as a larger one. What is after a
-        token's end is neither seen nor counted."""
-        return 4 if self.head.weight.is_cuda else 1
+    @property
+    def round_to(self):
+        """Lengths are rounded up to a multiple of this, so that more tokens form one batch: a GPU
+        takes as long for a small product as for a larger one. What is after a token's end is
+        neither seen nor counted."""
+        return 1 if self.head.weight.device.type == 'cpu' else 4
 
     @torch.compiler.disable   # the shapes in here are others at each step
     def embed(self, idx):
         """(B, T) ids -> (B, T, C). A vector depends on the token alone, so each distinct one is
         encoded once."""
+        tree, device = self.tree, self.head.weight.device
         tokens, where = idx.unique(return_inverse=True)                 # (M), (B, T)
-        vectors = self.norm.weight.new_empty(len(tokens), self.pool.out_features)     # (M, C)
-        for L, which in by_size(self.length[tokens], self.multiple(), self.S):
-            length = self.length[tokens[which], None]                   # (n, 1)
-            inside = torch.arange(L, device=idx.device) < length        # (n, L)
-            mask = inside[:, None, None] if self.multiple() > 1 else None   # (n, 1, 1, L)
-            x = self.byte_in(self.symbols[tokens[which], :L])           # (n, L, D)
-            for block in self.encoder:
-                x = block(x, self.rotary(0, L), mask=mask)
-            mean = (x * inside[..., None]).sum(1) / length              # (n, D)
-            vectors[which] = self.pool(mean).type_as(vectors)           # (n, C)
-        return F.embedding(where, vectors)                              # (B, T, C)
+        vectors, order = [], []
+        for L, which in by_size(tree.length[tokens], self.round_to, self.S):
+            group = tokens[which]                                       # (n)
+            vectors.append(self.encode(tree.symbols[group, :L].to(device), tree.length[group].to(device)))
+            order.append(which)
+        vectors = torch.cat(vectors).to(self.byte_in.weight.dtype)      # (M, C), a group after the other
+        where = torch.cat(order).argsort()[where]                       # (B, T)
+        return F.embedding(where.to(device), vectors)                   # (B, T, C)
 
-    def decode(self, h, tokens, L):
-        """(n, C) states, (n) tokens that may follow them -> (n, L, 257), logits of the symbols
-        at their first L forks. Each fork has a slice of h of its own (as MegaByte's bytes do,
-        arXiv 2305.07185) and hears what was taken at the one before; the blocks are causal. The
-        network only has to correct the frequencies of the training text. After a token's last fork
-        they mean nothing."""
-        D = self.head.in_features
-        before = F.pad(self.taken[tokens, :L - 1], (1, 0), value=END)   # (n, L)
+    def encode(self, symbols, length):
+        """(n, L) symbols of tokens of these lengths (n) -> (n, C)"""
+        L = symbols.size(1)
+        inside = torch.arange(L, device=length.device) < length[:, None]              # (n, L)
+        mask = None if self.round_to == 1 else inside[:, None, None]    # (n, 1, 1, L)
+        x = self.byte_in(symbols)                                       # (n, L, D)
+        for block in self.encoder:
+            x = block(x, self.rotary(0, L), mask=mask)
+        mean = (x * inside[..., None]).sum(1) / length[:, None]         # (n, D)
+        return self.pool(mean)                                          # (n, C)
+
+    def decode(self, h, forks, before):
+        """(n, C) states, (n, L) forks from the first on, (n, L) the symbol taken before each ->
+        (n, L, 257), logits of the symbols there. Each fork has a slice of h of its own (as
+        MegaByte's bytes do, arXiv 2305.07185) and hears what was taken at the one before; the
+        blocks are causal. The network only has to correct the frequencies of the training text."""
+        L, D = forks.size(1), self.head.in_features
         slices = F.linear(h, self.slices.weight[:L * D])                # (n, L D)
         x = slices.unflatten(-1, (L, D)) + self.byte_out(before)        # (n, L, D)
         for block in self.decoder:
             x = block(x, self.rotary(0, L))
-        return self.head(self.norm(x)) + self.log_counts[self.forks[tokens, :L]]
+        return self.head(self.norm(x)) + self.log_counts[forks]
 
-    def nll_of_forks(self, h, tokens, L):
-        logits = self.decode(h, tokens, L).transpose(1, 2)              # (n, 257, L)
-        return F.cross_entropy(logits, self.taken[tokens, :L], reduction='none')      # (n, L)
+    def nll_of_forks(self, h, forks, before, taken):
+        """As decode(), with the symbols (n, L) that are taken -> (n, L) nats, 0 where taken is -1."""
+        logits = self.decode(h, forks, before).transpose(1, 2)          # (n, 257, L)
+        return F.cross_entropy(logits, taken, reduction='none', ignore_index=-1)
 
     @torch.compiler.disable
-    def nll_of_symbols(self, h, targets):
-        """(B, T, C) states, (B, T) targets -> (B, T, S) nats of each symbol at its place in the
-        token, nan where it was no choice."""
+    def nll_of_choices(self, h, targets):
+        """(B, T, C) states, (B, T) targets -> (B, T, S - 1) nats at each fork that the target
+        passes, then zeros."""
+        tree, most = self.tree, self.S - 1
         h, tokens = h.flatten(0, 1), targets.flatten()                  # (M, C), (M)
-        nats = self.log_counts.new_full((len(tokens), self.S + 1), math.nan)   # last: of no fork
-        nats[self.n_forks[tokens] == 0] = math.inf                      # an id without a token
-        for L, which in by_size(self.n_forks[tokens], self.multiple(), self.S - 1):
-            places = self.place[self.forks[tokens[which], :L]]          # (n, L)
-            nats[which[:, None], places] = self.nll_of_forks(h[which], tokens[which], L)
-        return nats[:, :self.S].unflatten(0, targets.shape)             # (B, T, S)
+        nats, order = [], []
+        for L, which in by_size(tree.n_forks[tokens].clamp(min=1), self.round_to, most):
+            forks, taken = tree.forks[tokens[which], :L], tree.taken[tokens[which], :L]     # 2 x (n, L)
+            before = F.pad(taken[:, :-1].clamp(min=0), (1, 0), value=END)   # (n, L)
+            path = torch.stack((forks, before, taken)).to(h.device)     # (3, n, L)
+            found = self.nll_of_forks(h[which.to(h.device)], *path)     # (n, L)
+            nats.append(F.pad(found, (0, most - L)))                    # (n, S - 1)
+            order.append(which)
+        order = torch.cat(order).argsort().to(h.device)                 # (M)
+        return torch.cat(nats)[order].unflatten(0, targets.shape)
 
     def nll(self, h, targets):
-        return self.nll_of_symbols(h, targets).nansum(-1)              # (B, T, C), (B, T) -> (B, T)
+        """(B, T, C), (B, T) -> (B, T). An id without a token is impossible."""
+        no_token = (self.tree.n_forks[targets] == 0).to(h.device)
+        return self.nll_of_choices(h, targets).sum(-1).masked_fill(no_token, math.inf)
 
     def log_probs(self, h):
-        every = torch.arange(len(self.symbols), device=h.device).expand(len(h), -1)   # (B, V)
+        every = torch.arange(len(self.tree.symbols)).expand(len(h), -1)               # (B, V)
         parts = [self.nll(h[:, None].expand(-1, ids.size(1), -1), ids) for ids in every.split(2**12, dim=1)]
         return -torch.cat(parts, dim=1)                                 # (B, V)
 
-    def sample(self, h, choose):
-        """(B, C) states -> (B) token ids. At each fork fewer tokens remain possible, until it is
-        one."""
-        possible = (self.n_forks > 0).expand(len(h), -1)                # (B, V)
-        for i in range(self.S):
-            token = possible.byte().argmax(1)      # (B), any possible one: all are at the same fork
-            done = self.n_forks <= i                              # (V): a token that is found stays
-            if done[token].all():
-                return token
-            symbol = choose(self.decode(h, token, i + 1)[:, -1])        # (B)
-            possible = possible & (done | (self.taken[:, i] == symbol[:, None]))
+    def sample(self, h, **sampling):
+        """(B, C) states -> (B) token ids, spelled a symbol at a time."""
+        forks = torch.zeros(len(h), 1, dtype=torch.long)                # (B, L), all begin at fork 0
+        before = torch.full((len(h), 1), END)                           # (B, L)
+        found = torch.zeros(len(h), dtype=torch.long)                   # (B), -1 - token once it is one
+        while True:
+            logits = self.decode(h, forks.to(h.device), before.to(h.device))[:, -1]   # (B, 257)
+            symbol = choose(logits, **sampling).cpu()                   # (B)
+            found = torch.where(found < 0, found, self.tree.child[forks[:, -1], symbol].long())
+            if (found < 0).all():
+                return -1 - found
+            forks = torch.cat((forks, found.clamp(min=0)[:, None]), dim=1)
+            before = torch.cat((before, symbol[:, None]), dim=1)
 
 
 # -------------------------------------------------------------------------------------------
@@ -477,22 +564,33 @@ class LoRA(nn.Module):
         self.B = nn.Parameter(torch.zeros(linear.out_features, rank))  # no Linear: it has to stay 0
 
     @property
-    def weight(self):
-        return self.linear.weight   # by this name init_weights() reaches it
+    def weight(self):   # what init_weights() asks of each matrix that adds to x
+        return self.linear.weight
 
     def forward(self, x):
         return self.linear(x) + F.linear(self.A(x), self.B)
 
 
-def use_matrices(module, matrices, lora_rank):
-    """Let an attention or a feed-forward use these {name: Linear}. If lora_rank > 0, it gets a
-    LoRA of its own on each."""
-    for name, linear in matrices.items():
-        setattr(module, name, LoRA(linear, lora_rank) if lora_rank else linear)
+def share_matrices(blocks, config):
+    """Let consecutive blocks use the matrices of the first of them, then give each block LoRAs of
+    its own on these matrices, or on all if none is shared. Norms stay each block's own."""
+    shared = dict(none=[], ffn=['ffn'], block=['ffn', 'attn'])[config.share]
+    for i, block in enumerate(blocks):
+        first = blocks[i - i % (config.share_every or len(blocks))]
+        for part in shared:
+            for name, linear in getattr(first, part).named_children():
+                setattr(getattr(block, part), name, linear)
+    if config.lora_rank == 0:
+        return
+    for block in blocks:
+        for part in shared or ['ffn', 'attn']:
+            module = getattr(block, part)
+            for name, linear in list(module.named_children()):
+                setattr(module, name, LoRA(linear, config.lora_rank))
 
 
 # -------------------------------------------------------------------------------------------
-# 4. Generation, and the whole
+# 4. Generation
 
 def choose(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """(B, V) logits -> (B) indices: the best at temperature 0, else drawn from the top_k likeliest
@@ -509,8 +607,8 @@ def choose(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
 
 class LayerCache:
-    """Keys and values of one layer, for `room` tokens, or more: earlier tokens needn't be read
-    again."""
+    """Keys and values of the tokens that one layer has read, so that they aren't computed again.
+    It has room for `room` tokens, and makes more when it is full."""
 
     def __init__(self, room):
         self.room = room
@@ -518,69 +616,15 @@ class LayerCache:
 
     def append(self, k, v):
         """2 x (B, n_kv_head, T, K) new ones -> all so far, 2 x (B, n_kv_head, length, K)."""
-        if self.length == 0:
-            self.k = k.new_empty(*k.shape[:2], self.room, k.size(3))
+        start = self.length
+        self.length += k.size(2)
+        if start == 0:
+            self.k = k.new_empty(*k.shape[:2], max(self.room, self.length), k.size(3))
             self.v = torch.empty_like(self.k)
-        start, self.length = self.length, self.length + k.size(2)
-        while self.length > self.k.size(2):
-            self.k, self.v = (torch.cat((x, torch.empty_like(x)), dim=2) for x in (self.k, self.v))
+        if self.length > self.k.size(2):
+            more = self.length                                          # so it at least doubles
+            self.k = F.pad(self.k, (0, 0, 0, more))
+            self.v = F.pad(self.v, (0, 0, 0, more))
         self.k[:, :, start:self.length] = k
         self.v[:, :, start:self.length] = v
         return self.k[:, :, :self.length], self.v[:, :, :self.length]
-
-
-class GPT(Transformer):
-    """The transformer of chapter 1, with what the chapters since then offer."""
-
-    def make_tokens(self):
-        return BytePool(self.config) if self.config.embedding == 'byte_pool' else super().make_tokens()
-
-    def make_blocks(self):
-        """The blocks, some with the matrices of an earlier one. Norms and LoRAs are each layer's
-        own."""
-        c = self.config
-        shares_attn, shares_ffn = c.share == 'block', c.share in ('ffn', 'block')
-        blocks = super().make_blocks()
-        for i, block in enumerate(blocks):
-            first = i % (c.share_every or c.n_layer) == 0       # the first of the layers that share
-            if first or not shares_ffn:
-                ffn = dict(block.ffn.named_children())
-            if first or not shares_attn:
-                attn = dict(block.attn.named_children())
-            use_matrices(block.ffn, ffn, c.lora_rank)
-            use_matrices(block.attn, attn, 0 if c.share == 'ffn' else c.lora_rank)
-        return blocks
-
-    @torch.inference_mode()
-    def generate(self, idx, max_new_tokens, **how):
-        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `how`: see
-        choose(). When the window outgrows block_size its older half is forgotten, and the newer
-        half is read afresh from position 0, once in block_size / 2 tokens."""
-        window, caches = idx, None
-        for _ in range(max_new_tokens):
-            if window.size(1) > self.config.block_size:
-                window, caches = window[:, -(self.config.block_size // 2):], None
-            if caches is None:
-                idx, caches = window, [LayerCache(self.config.block_size) for _ in self.blocks]
-            h = self.hidden(idx, caches)[:, -1]                         # (B, C)
-            token = self.tokens.sample(h, functools.partial(choose, **how))
-            yield token
-            idx = token[:, None]                                        # (B) -> (B, 1)
-            window = torch.cat((window, idx), dim=1)
-
-    @torch.no_grad()
-    def log_probs(self, idx):
-        """(B, T) token ids -> (B, V), the log-probability of every token of the vocabulary after
-        them."""
-        return self.tokens.log_probs(self.hidden(idx[:, -self.config.block_size:])[:, -1])
-
-    def count_parameters(self):
-        """{part: parameters}; a tensor used twice counts once."""
-        tokens = 'byte pooling' if self.config.embedding == 'byte_pool' else 'token tables'
-        names = {'tokens': tokens, 'A': 'LoRA', 'B': 'LoRA', 'attn': 'attention', 'ffn': 'feed-forward'}
-        names |= dict.fromkeys(('norm', 'attn_norm', 'ffn_norm'), 'norms')
-        parts = Counter()
-        for path, p in self.named_parameters():   # which yields a shared tensor once
-            part = [name for word, name in names.items() if word in path.split('.')]
-            parts[part[0] if part else path.split('.')[0]] += p.numel()   # of an idea: its own name
-        return dict(parts)

@@ -11,15 +11,12 @@ Try:     python train.py config/quick_byte.py --idea=distillation --teacher=out/
 Took:    1.3 minutes beside the plain model's 1.0, and 2.6 for the teacher
 Result:  2.548 bits per byte beside 2.668 after the same text; but the teacher, plain and trained for longer, has 2.385
 """
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from configurator import Failure
 import model
-from stlm import run   # the one idea that needs another run
 
 
 @dataclass
@@ -29,10 +26,11 @@ class Config(model.Config):
 
 
 def mixed_loss(mine, theirs, targets, share):
-    """(N, n) logits, (N, n) the teacher's, (N) what came -> (N) nats."""
+    """(N, n) logits, (N, n) the teacher's, (N) what came -> (N) nats, 0 where that is -1."""
     log_p, q = mine.float().log_softmax(-1), theirs.float().softmax(-1)
     expected = -(q * log_p.masked_fill(q == 0, 0)).sum(-1)              # what is impossible for both counts nothing
-    return torch.lerp(F.nll_loss(log_p, targets, reduction='none'), expected, share)
+    came = F.nll_loss(log_p, targets, reduction='none', ignore_index=-1)
+    return torch.lerp(came, expected * (targets >= 0), share)
 
 
 class StudentTable(model.TokenTable):
@@ -48,34 +46,31 @@ class StudentTable(model.TokenTable):
 class StudentBytes(model.BytePool):
     teacher = None
 
-    def nll_of_forks(self, h, tokens, L):
+    def nll_of_forks(self, h, forks, before, taken):
         if not (self.training and self.teacher):
-            return super().nll_of_forks(h, tokens, L)
+            return super().nll_of_forks(h, forks, before, taken)
         mine, theirs = h.tensor_split([self.slices.in_features], dim=-1)
-        logits = self.decode(mine, tokens, L), self.teacher[0].tokens.decode(theirs, tokens, L)
+        logits = self.decode(mine, forks, before), self.teacher[0].tokens.decode(theirs, forks, before)
         logits = [x.flatten(0, 1) for x in logits]                      # 2 x (n L, 257)
-        return mixed_loss(*logits, self.taken[tokens, :L].flatten(), self.share).view(-1, L)
+        return mixed_loss(*logits, taken.flatten(), self.share).view_as(taken)
 
 
 class GPT(model.GPT):
 
-    def make_tokens(self):
-        tokens = (StudentBytes if self.config.embedding == 'byte_pool' else StudentTable)(self.config)
+    def make_tokens(self, spelling, counts):
+        if self.config.embedding == 'byte_pool':
+            tokens = StudentBytes(self.config, spelling, counts)
+        else:
+            tokens = StudentTable(self.config, counts)
         tokens.share = self.config.teacher_share
         return tokens
+
+    def use_teacher(self, teacher):   # stlm/run.py does, before training
+        self.tokens.teacher = [teacher.eval().requires_grad_(False)]
 
     def forward(self, idx, targets):
         if not (self.training and self.config.teacher):
             return super().forward(idx, targets)
-        if not self.tokens.teacher:
-            self.tokens.teacher = [self.load_teacher(idx, targets)]
-        h = self.hidden(idx), self.tokens.teacher[0].hidden(idx)        # its weights ask for no gradient
-        return self.tokens.nll(torch.cat(h, dim=-1), targets)           # both, side by side
-
-    @torch.no_grad()
-    def load_teacher(self, idx, targets):
-        teacher = run.load_run(self.config.teacher, idx.device)[0].requires_grad_(False)
-        same = all(getattr(self.config, name) == getattr(teacher.config, name) for name in ('embedding', 'vocab_size'))
-        if not same or teacher(idx, targets).mean() > math.log(self.config.vocab_size):
-            raise Failure(f'teacher={self.config.teacher} must have the same embedding and tokenizer')
-        return teacher
+        h = self.hidden(idx)
+        theirs = self.tokens.teacher[0].to(h.device).hidden(idx)
+        return self.tokens.nll(torch.cat((h, theirs), dim=-1), targets)   # both, side by side

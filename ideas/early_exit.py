@@ -45,8 +45,8 @@ class Block(model.Block):
 class GPT(model.GPT):
     block_class = Block
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, *vocabulary):
+        super().__init__(config, *vocabulary)
         for i, block in enumerate(self.blocks):
             block.skip = config.layer_dropout * (2**(i / (config.n_layer - 1)) - 1)
 
@@ -62,7 +62,7 @@ class GPT(model.GPT):
         return torch.lerp(*nll, self.config.exit_loss)
 
     def best(self, h):   # (B, T, C) -> (B, T), the token that is looked up or spelled greedily after each
-        return self.tokens.sample(h.flatten(0, 1), lambda logits: logits.argmax(-1)).view(h.shape[:2])
+        return self.tokens.sample(h.flatten(0, 1), temperature=0).view(h.shape[:2])
 
     def hidden(self, idx, caches=None):
         if self.training or self.config.exit_above > 1:

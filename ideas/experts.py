@@ -66,8 +66,8 @@ class Experts(nn.Module):
 
 class GPT(model.GPT):
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, *vocabulary):
+        super().__init__(config, *vocabulary)
         if config.n_experts > 1:
             for block in self.blocks:
                 block.ffn = Experts(config)

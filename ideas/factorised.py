@@ -33,10 +33,10 @@ class Config(model.Config):
 class FactorisedTable(model.TokenTable):
     """A TokenTable of width n_factor, and the matrices between it and the layers."""
 
-    def __init__(self, config):
+    def __init__(self, config, counts):
         narrow = copy.copy(config)
         narrow.n_embd = config.n_factor
-        super().__init__(narrow)
+        super().__init__(narrow, counts)
         self.up = nn.Linear(config.n_factor, config.n_embd, bias=False)
         self.down = nn.Linear(config.n_embd, config.n_factor, bias=False)
         for linear in (self.up, self.down):   # so that what comes out is as large as what went in
@@ -51,11 +51,13 @@ class FactorisedTable(model.TokenTable):
     def log_probs(self, h):
         return super().log_probs(self.down(h))
 
-    def sample(self, h, choose):
-        return super().sample(self.down(h), choose)
+    def sample(self, h, **sampling):
+        return super().sample(self.down(h), **sampling)
 
 
 class GPT(model.GPT):
 
-    def make_tokens(self):
-        return FactorisedTable(self.config) if self.config.n_factor else super().make_tokens()
+    def make_tokens(self, spelling, counts):
+        if self.config.n_factor:
+            return FactorisedTable(self.config, counts)
+        return super().make_tokens(spelling, counts)

@@ -33,8 +33,8 @@ class Config(model.Config):
 
 class GPT(model.GPT):
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, *vocabulary):
+        super().__init__(config, *vocabulary)
         if config.fill_share:
             self.mark = nn.Embedding(1, config.n_embd)
             nn.init.normal_(self.mark.weight, std=0.02)

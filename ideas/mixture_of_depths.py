@@ -68,8 +68,8 @@ class Block(model.Block):
 class GPT(model.GPT):
     block_class = Block
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, *vocabulary):
+        super().__init__(config, *vocabulary)
         for block in self.blocks[1::2] if config.depth_share < 1 else ():
             block.share, block.n_kv_head = config.depth_share, config.n_kv_head
             block.router = torch.nn.Parameter(0.02 * torch.randn(config.n_embd))

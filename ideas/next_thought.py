@@ -29,8 +29,8 @@ class Config(model.Config):
 
 class GPT(model.GPT):
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, *vocabulary):
+        super().__init__(config, *vocabulary)
         if config.thought_weight:
             self.thought = nn.Linear(config.n_embd, config.n_embd, bias=False)
             nn.init.normal_(self.thought.weight, std=0.02)

@@ -29,8 +29,8 @@ class Config(model.Config):
 
 class GPT(model.GPT):
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, *vocabulary):
+        super().__init__(config, *vocabulary)
         if config.n_pauses:
             self.pauses = nn.Embedding(config.n_pauses, config.n_embd)
             nn.init.normal_(self.pauses.weight, std=0.02)

@@ -45,8 +45,8 @@ class MixedValue(nn.Module):
 
 class GPT(model.GPT):
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, *vocabulary):
+        super().__init__(config, *vocabulary)
         if config.value_share == 0:
             return
         first = {}

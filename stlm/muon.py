@@ -6,8 +6,6 @@ singular values about 1: where momentum = U S V', the step is U V'. Embeddings, 
 """
 import torch
 
-from model import LoRA
-
 
 def orthogonalise(matrices, steps=5):
     """(n, rows, columns) with rows <= columns -> the same U and V, singular values between 0.7 and 1.2; very small ones less.
@@ -21,18 +19,6 @@ def orthogonalise(matrices, steps=5):
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b X X' + c (X X')^2
         x = torch.baddbmm(x, polynomial, x, beta=a)                    # (n, rows, columns)
     return x
-
-
-def tables(model):
-    """The model's matrices that are not Muon's but AdamW's: those that are looked up or score symbols, and LoRA's (by
-    Muon 2.186 bits per byte, by AdamW 2.157: docs/study.py, 'block + LoRA', seed 1337)."""
-    found = [model.tokens.head.weight]
-    for module in model.modules():
-        if isinstance(module, torch.nn.Embedding):
-            found.append(module.weight)
-        if isinstance(module, LoRA):
-            found += [module.A.weight, module.B]
-    return list(dict.fromkeys(found))   # a tied table only once
 
 
 class Muon(torch.optim.Optimizer):
@@ -73,7 +59,7 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
     """[(optimizer, its peak learning rate)]. Only matrices decay; Muon's are those in the layers."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    others = [p for p in tables(model) if p.requires_grad]
+    others = [p for p in model.adamw_matrices() if p.requires_grad]
     vectors = [p for p in trained if p.dim() == 1]
     matrices = [p for p in trained if p.dim() == 2 and p not in {*others}]
     optimizers = []

@@ -50,15 +50,17 @@ def idea_module(name):
 
 
 def build_model(config, spelling, counts=None, idea=''):
-    """A new model that knows its vocabulary: `spelling` is each token's bytes by id, and `counts` (V) how often it
-    occurs in the training text. From them byte pooling starts, and an output bias."""
-    model = idea_module(idea).GPT(config)
-    counts = torch.zeros(len(spelling)) if counts is None else torch.as_tensor(counts).float()
-    if config.embedding == 'byte_pool':
-        model.tokens.spell(spelling, counts)
-    elif config.output_bias:
-        model.tokens.head.bias.data = counts.log1p()
-    return model
+    return idea_module(idea).GPT(config, spelling, counts)
+
+
+def load_teacher(model, spec, device):
+    """Before training: an idea that learns from another run, which its setting `teacher` names, is given that run's model.
+    The two must have the tokenizer of this spec."""
+    if getattr(model.config, 'teacher', ''):
+        teacher, _, checkpoint = load_run(model.config.teacher, device)
+        if checkpoint['tokenizer']['sha256'] != spec['sha256'] or teacher.config.embedding != model.config.embedding:
+            raise Failure(f'teacher={model.config.teacher} must have the tokenizer of this run and embedding={model.config.embedding}')
+        model.use_teacher(teacher)
 
 
 def new_model(settings, text, counts):

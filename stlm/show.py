@@ -43,14 +43,20 @@ def next_tokens(model, tokenizer, text, n=10):
 @torch.no_grad()
 def bits_of_tokens(model, tokenizer, text):
     """[(token, [bits of its symbols])] of a text: what each token cost the model, given those before it. A token of a
-    table is one symbol; byte pooling chooses each byte and the end, and nan stands where nothing else could follow."""
+    table is one symbol; byte pooling chooses each byte and the end, and None stands where nothing else could follow."""
     ids = ids_of(tokenizer, text)
     if not 1 < len(ids) <= model.config.block_size + 1:
         raise Failure(f'the prompt has {len(ids) - 1} tokens; give it 1 to {model.config.block_size}')
     idx = torch.tensor([ids], device=model.norm.weight.device)                            # (1, T + 1)
-    nats = model.nll_of_symbols(idx[:, :-1], idx[:, 1:])[0]                               # (T, symbols)
-    spelling = spelling_of(tokenizer)
-    return [(spelling[i], bits) for i, bits in zip(ids[1:], (nats.float() / math.log(2)).tolist())]
+    h, spelling, tree = model.hidden(idx[:, :-1]), spelling_of(tokenizer), getattr(model.tokens, 'tree', None)
+    if tree is None:
+        bits = model.tokens.nll(h, idx[:, 1:])[0] / math.log(2)                           # (T)
+        return [(spelling[i], [cost]) for i, cost in zip(ids[1:], bits.tolist())]
+    bits, rows = model.tokens.nll_of_choices(h, idx[:, 1:])[0] / math.log(2), []          # (T, choices)
+    for i, costs in zip(ids[1:], bits.tolist()):
+        costs_at = dict(zip(tree.place[tree.forks[i, :tree.n_forks[i]]].tolist(), costs))
+        rows.append((spelling[i], [costs_at.get(place) for place in range(len(spelling[i]) + 1)]))
+    return rows
 
 
 @torch.no_grad()
@@ -117,14 +123,14 @@ def chart_of_bits(rows):
         if len(bits) > 1:   # byte pooling
             symbols = [repr(bytes([byte]))[1:] for byte in token] + ['END']
             for symbol, cost in zip(symbols, bits):
-                line += f' {symbol}' if math.isnan(cost) else f' {symbol} {cost:.1f}'
+                line += f' {symbol}' if cost is None else f' {symbol} {cost:.1f}'
         lines.append(line)
     size = sum(len(token) for token, _ in rows)
     return '\n'.join([*lines, f'{bits_per_byte(rows):6.2f} bits per byte, {len(rows)} tokens, {size} bytes'])
 
 
 def sum_of(bits):
-    return sum(cost for cost in bits if not math.isnan(cost))
+    return sum(cost for cost in bits if cost is not None)
 
 
 def bits_per_byte(rows):

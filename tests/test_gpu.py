@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stlm import machine as machines
 from helpers import ROOT, SMALL, story
-from model import LayerCache, TokenTable, attend, choose
+from model import LayerCache, TokenTable, attend
 from stlm.muon import Muon
 from test_model import BYTES, tiny, tokens
 
@@ -58,7 +58,7 @@ def nll_and_gradients(model, device='cpu', context=contextlib.nullcontext(), com
 @pytest.mark.parametrize('compiled', [False, True])
 @pytest.mark.parametrize('changes', [{}, dict(vocab_size=50000), BYTES])
 def test_the_loss_and_its_gradients_are_the_cpus(changes, compiled, dtype, most, most_of_gradients, monkeypatch):
-    monkeypatch.setattr(TokenTable, 'kept_logits', 2**20)   # of 50000 tokens the logits are made again for the gradient
+    monkeypatch.setattr(TokenTable, 'MOST_LOGITS', 2**20)   # of 50000 tokens the logits are made again for the gradient
     torch.compiler.reset()   # what is compiled too often isn't compiled any more
     device, autocast, _ = machines.pick_device(DEVICE, dtype)
     model = far_from_its_start(**changes)
@@ -115,12 +115,6 @@ def test_attention_is_the_formula(n_kv_head, T, dtype, most):
 
 # ---- generation
 
-def likeliest(logits):
-    first, second = logits.topk(2).values.unbind(-1)
-    assert (first - second).min() > 1e-3   # else the last bits of a sum might decide
-    return choose(logits, temperature=0)
-
-
 @pytest.mark.parametrize('changes', [{}, BYTES])
 def test_generation_with_a_cache_takes_the_tokens_that_the_cpu_takes_without(changes):
     model, text = far_from_its_start(**changes), tokens(2, 40)
@@ -128,7 +122,10 @@ def test_generation_with_a_cache_takes_the_tokens_that_the_cpu_takes_without(cha
     with torch.no_grad():
         for _ in range(60):   # past the block_size of 64, where the older half is forgotten
             window = window[:, -32:] if window.size(1) > 64 else window
-            expected.append(model.tokens.sample(model.hidden(window)[:, -1], likeliest))
+            log_p = model.log_probs(window)
+            first, second = log_p.topk(2).values.unbind(-1)
+            assert (first - second).min() > 1e-3   # else the last bits of a sum might decide
+            expected.append(log_p.argmax(-1))
             window = torch.cat((window, expected[-1][:, None]), dim=1)
     found = model.to(DEVICE).generate(text.to(DEVICE), 60, temperature=0)
     assert torch.equal(torch.stack(list(found)).cpu(), torch.stack(expected))

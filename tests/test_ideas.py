@@ -1,10 +1,6 @@
 """What each file of ideas/ claims, against something independent of it: the plain model, a loop, a count by hand."""
 import copy
-import math
-import tempfile
-from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,7 +10,7 @@ from configurator import Failure
 import model as plain
 from stlm import fast
 from stlm import run
-from helpers import SMALL, fails_in_one_line, run as run_script, story
+from helpers import ROOT
 from test_model import BYTES, COUNTS, SPELLING, TINY, tokens
 
 OFF = dict(value_residual=dict(value_share=0.0), experts=dict(n_experts=1), pause_tokens=dict(n_pauses=0),
@@ -44,15 +40,15 @@ def tiny(idea, wild=True, **changes):
 
 
 def files():
-    return sorted(file.stem for file in (run.pathlib.Path(run.__file__).parent / 'ideas').glob('*.py'))
+    return sorted(file.stem for file in (ROOT / 'ideas').glob('*.py'))
 
 
 def test_every_idea_is_tested_has_at_most_80_lines_and_says_its_source_command_and_result():
-    assert {*files()} == {*OFF, 'compress'}
+    assert {*files()} == {*OFF}
     for idea in files():
-        source = (run.pathlib.Path(run.__file__).parent / f'ideas/{idea}.py').read_text(encoding='utf-8')
-        assert len(source.splitlines()) <= (130 if idea == 'compress' else 80), idea   # which is a script, with a picture
-        for word in ('arXiv', f'ideas/{idea}.py' if idea == 'compress' else f'--idea={idea}', 'Took:', 'Result:'):
+        source = (ROOT / f'ideas/{idea}.py').read_text(encoding='utf-8')
+        assert len(source.splitlines()) <= 80, idea
+        for word in ('arXiv', f'--idea={idea}', 'Took:', 'Result:'):
             assert word in source, (idea, word)
 
 
@@ -216,7 +212,7 @@ def test_a_token_leaves_where_the_first_layers_are_sure_and_the_cache_is_as_if_n
     angles = model.rotary(0, 50)
     states = [x := block(x, angles) for block in model.blocks]
     early, late = model.norm(states[1]), model.norm(states[3])
-    greedy = model.tokens.sample(early[0], lambda logits: logits.argmax(-1))
+    greedy = model.tokens.sample(early[0], temperature=0)
     best = model.tokens.log_probs(early[0]).exp()[range(50), greedy]
     model.config.exit_above = best.sort().values[24:26].mean().item()   # so that half of them leave
     leaves = best > model.config.exit_above
@@ -255,11 +251,10 @@ def test_a_pause_is_as_if_its_vectors_were_tokens_of_a_longer_text():
 # ---- distillation
 
 @both_kinds
-def test_of_a_student_that_is_its_own_teacher_the_loss_is_the_teachers_entropy(kind, monkeypatch):
+def test_of_a_student_that_is_its_own_teacher_the_loss_is_the_teachers_entropy(kind):
     student, teacher = tiny('distillation', teacher='x', teacher_share=1.0, **kind), tiny('', **kind)
     teacher.load_state_dict(student.state_dict())
-    monkeypatch.setattr('ideas.distillation.math.log', lambda _: math.inf)   # it has learned nothing
-    monkeypatch.setattr(run, 'load_run', lambda *_: (teacher, None, None))
+    student.use_teacher(teacher)
     student.train()
     for text in tokens(3, 6).split(1):
         log_p = teacher.log_probs(text)[0].double()                              # (V)
@@ -272,21 +267,23 @@ def test_of_a_student_that_is_its_own_teacher_the_loss_is_the_teachers_entropy(k
 
 
 @both_kinds
-def test_a_students_loss_mixes_what_came_with_what_the_teacher_expects(kind, monkeypatch):
+def test_a_students_loss_mixes_what_came_with_what_the_teacher_expects(kind):
     teacher, idx, targets = tiny('', **kind), tokens(2, 9), tokens(2, 9, seed=2)
-    monkeypatch.setattr('ideas.distillation.math.log', lambda _: math.inf)
-    monkeypatch.setattr(run, 'load_run', lambda *_: (teacher, None, None))
-    losses = [tiny('distillation', False, teacher='x', teacher_share=share, **kind).train()(idx, targets)
-              for share in (0.0, 0.25, 1.0)]
+    losses = []
+    for share in (0.0, 0.25, 1.0):
+        student = tiny('distillation', False, teacher='x', teacher_share=share, **kind).train()
+        student.use_teacher(teacher)
+        losses.append(student(idx, targets))
     torch.testing.assert_close(losses[0], tiny('', False, **kind)(idx, targets), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(losses[1], 0.75 * losses[0] + 0.25 * losses[2], atol=1e-5, rtol=1e-5)
-    assert losses[2].isfinite().all() and not any('teacher' in name for name in teacher.state_dict())
+    assert losses[2].isfinite().all() and not any('teacher' in name for name in student.state_dict())
 
 
-def test_a_teacher_that_knows_nothing_of_the_tokens_is_refused(monkeypatch):
-    monkeypatch.setattr(run, 'load_run', lambda *_: (tiny(''), None, None))   # wild: worse than ln V
-    with pytest.raises(Failure, match='same embedding and tokenizer'):
-        tiny('distillation', teacher='x').train()(tokens(2, 9), tokens(2, 9, seed=2))
+@pytest.mark.parametrize('teacher, sha256', [(dict(), 'other'), (BYTES, 'same')])
+def test_a_teacher_with_another_tokenizer_or_embedding_is_refused(teacher, sha256, monkeypatch):
+    monkeypatch.setattr(run, 'load_run', lambda *_: (tiny('', **teacher), None, dict(tokenizer=dict(sha256=sha256))))
+    with pytest.raises(Failure, match='teacher=x must have the tokenizer of this run and embedding=table'):
+        run.load_teacher(tiny('distillation', teacher='x'), dict(sha256='same'), 'cpu')
 
 
 # ---- mixture of depths
@@ -353,75 +350,3 @@ def test_a_gap_is_filled_from_both_sides_and_unmarked_text_is_read_as_ever():
         assert token == (model.norm(y[:, -1]) @ model.tokens.head.weight.T).argmax()
         x = torch.cat((x, model.tokens.embed(token.view(1, 1))), dim=1)
     torch.testing.assert_close(model.hidden(before), plain.GPT.hidden(model, before))
-
-
-# ---- compress
-
-def compressed(method, amount, steps):
-    """A tiny model's matrices before and after, by name, and the compressed model."""
-    from tools import compress
-    model = tiny('', share='block', lora_rank=2, n_layer=3)
-    linears = {name: module for name, module in model.blocks.named_modules() if isinstance(module, torch.nn.Linear)}
-    before = {name: linear.weight.detach().clone() for name, linear in linears.items()}
-    compress.compress(model, getattr(compress, method), amount)
-    compress.recover(model, np.memmap(FILE.name, 'uint8', 'r'), steps, 1e-2)
-    return [(before[name], linear.weight.detach()) for name, linear in linears.items()]
-
-
-FILE = tempfile.NamedTemporaryFile()
-FILE.write(bytes(tokens(2000).tolist()))
-FILE.flush()
-
-
-@pytest.mark.parametrize('steps', [0, 3])
-def test_pruned_weights_are_zero_and_stay_it_and_the_largest_are_kept(steps):
-    for before, after in compressed('prune', 0.25, steps):
-        n = round(0.25 * before.numel())
-        order = before.abs().flatten().argsort(descending=True)
-        assert (after.flatten()[order[n:]] == 0).all() and (after.flatten()[order[:n]] != 0).all()
-        assert torch.equal(after.flatten()[order[:n]], before.flatten()[order[:n]]) == (steps == 0)
-
-
-@pytest.mark.parametrize('steps', [0, 3])
-def test_a_low_rank_is_the_rank_and_at_first_as_near_as_float64_singular_values_allow(steps):
-    for before, after in compressed('lowrank', 0.5, steps):
-        rank = max(1, round(0.5 * before.numel() / sum(before.shape)))
-        values = torch.linalg.svdvals(after.double())
-        assert values[rank:].max() < 1e-4 * values[0]
-        if steps == 0:
-            left = torch.linalg.svdvals(before.double())[rank:].norm()
-            assert abs((after - before).norm() - left) < 1e-4
-
-
-@pytest.mark.parametrize('steps', [0, 3])
-@pytest.mark.parametrize('bits, levels', [(8, 127), (4, 7)])
-def test_rounded_weights_are_whole_numbers_of_their_row_and_at_first_the_nearest(bits, levels, steps):
-    for before, after in compressed('rounded', bits, steps):
-        scale = after.abs().amax(1, keepdim=True) / levels
-        whole = after / scale
-        assert (whole - whole.round()).abs().max() < 1e-4 and whole.abs().max() < levels + 1e-3
-        assert ((after - before).abs() <= scale / 2 + 1e-6).all() == (steps == 0)
-
-
-@pytest.mark.parametrize('method, amount, size', [   # of 7,680 numbers in 224 rows of seven matrices
-    ('plain', 1, 4 * 7680), ('prune', 0.25, 4 * 1920 + 7680 / 8), ('rounded', 8, 7680 + 4 * 224),
-    ('rounded', 4, 7680 / 2 + 4 * 224),
-    ('lowrank', 0.5, 4 * (2 * 8 * (32 + 32) + 2 * 5 * (32 + 16) + 3 * 10 * (32 + 48)))])   # ranks 8, 5 and 10
-def test_bytes_are_those_of_a_count_by_hand(method, amount, size):
-    from tools import compress
-    others = 97 * 32 + 3 * 32   # the table, and three norms
-    assert compress.compress(tiny('', n_layer=1), getattr(compress, method), amount) == 4 * others + size
-
-
-def test_the_tool_makes_a_table_and_a_picture_of_a_run(tmp_path):
-    (tmp_path / 'story.txt').write_text(story(), encoding='utf-8')
-    data = ['--dataset=mine', '--tokenizer=bpe300']
-    assert run_script(tmp_path, 'prepare_wiki.py', '--input=story.txt', *data)[0] == 0
-    assert run_script(tmp_path, 'train.py', *data, *SMALL, '--max_iters=5', '--out_dir=out/a')[0] == 0
-    status, out, err = run_script(tmp_path, 'tools/compress.py', '--out_dir=out/a', '--recovery=2', '--keep=[0.5, 0.1]')
-    table = (tmp_path / 'out/a/compress.md').read_text(encoding='utf-8')
-    assert table == out and len(table.splitlines()) == 2 + 1 + 2 * 2 + 2, err
-    names = [element.text for element in ElementTree.parse(tmp_path / 'out/a/compress.svg').getroot().iter()]
-    assert status == 0 and {'plain', 'prune', 'lowrank', 'int8', 'int4'} < {*names}, err
-    fails_in_one_line(run_script(tmp_path, 'tools/compress.py', '--out_dir=out/a', '--keep=[2]'), 'keep=[2]')
-    fails_in_one_line(run_script(tmp_path, 'train.py', '--idea=compress'), 'no ideas/compress.py', 'experts')   # it is a tool

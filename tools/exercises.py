@@ -27,17 +27,13 @@ SPELLING = [b'', b'a', b'an', b'and', b'the'] + [bytes([i]) for i in range(128, 
 
 def small(**changes):
     torch.manual_seed(0)
-    model = GPT(Config(**{**SMALL, **changes})).eval()
-    if model.config.embedding == 'byte_pool':
-        model.tokens.spell(SPELLING, torch.ones(50))
-    return model
+    return GPT(Config(**{**SMALL, **changes}), SPELLING).eval()
 
 
-def of_train():
-    """The parts of the model that train.py trains by default."""
-    shape = {name: getattr(train, name) for name in Config.__dataclass_fields__ if hasattr(train, name)}
+def parts():
+    """{part: its parameters} of the model that train.py trains by default."""
     with torch.device('meta'):
-        return GPT(Config(vocab_size=4096, **shape)).count_parameters()
+        return GPT(Config()).count_parameters()
 
 
 def check_1():
@@ -83,8 +79,8 @@ def check_5():
 
 def check_6():
     """One head of keys and values for all of queries."""
-    C, K = train.n_embd, train.n_embd // train.n_head
-    assert of_train()['attention'] == train.n_layer * (2 * C * C + 2 * C * K), 'the keys are not of one head'
+    C, K = Config.n_embd, Config.n_embd // Config.n_head
+    assert parts()['attention'] == Config.n_layer * (2 * C * C + 2 * C * K), 'the keys are not of one head'
 
 
 def check_7():
@@ -96,13 +92,13 @@ def check_7():
 
 def check_8():
     """One feed-forward for all layers, with adapters."""
-    parts = of_train()
-    assert parts['feed-forward'] == 3 * train.n_embd * train.d_ff and parts.get('LoRA', 0) > 0, parts
+    found = parts()
+    assert found['feed-forward'] == 3 * Config.n_embd * Config.d_ff and found.get('LoRA', 0) > 0, found
 
 
 def check_9():
     """Two tables."""
-    assert of_train()['token tables'] == 2 * 4096 * train.n_embd, of_train()
+    assert parts()['token tables'] == 2 * Config.vocab_size * Config.n_embd, parts()
 
 
 def check_10():

@@ -21,9 +21,10 @@ def planned_model(argv):
     module, name = run.idea_module(settings['idea']), settings['tokenizer']
     shape = {field: settings[field] for field in module.Config.__dataclass_fields__ if field in settings}
     vocab_size = int(name.removeprefix('bpe')) if name.startswith('bpe') else {'byte': 257}.get(name, 50257)
+    spelling = [b''] * vocab_size   # unknown before there is a data set; the parameters don't depend on it
     try:
         with torch.device('meta'):
-            return module.GPT(module.Config(vocab_size=vocab_size, **shape)), settings
+            return module.GPT(module.Config(vocab_size=vocab_size, **shape), spelling), settings
     except ValueError as error:
         raise Failure(error)
 
