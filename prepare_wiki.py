@@ -19,7 +19,7 @@ tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bp
 input = ''               # file or folder of one's own text, or several separated by commas
 source = 'sbert'         # edition of simplewiki: sbert (November 2020), or the paper's, wikimedia
                          # (November 2023), which needs pyarrow
-val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.05 of a small text, else 0.01
+val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.01 of simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
 
 import collections
@@ -35,7 +35,7 @@ import re
 
 import numpy as np
 
-from configurator import Failure, configure
+from configurator import Failure, configure, settings_of_model
 from stlm.console import Progress, command
 from stlm.documents import SOURCES, clean, own_files
 from stlm.files import fingerprint, insist, lock, sweep, write_whole
@@ -48,7 +48,6 @@ NAMED = r'byte|gpt2(-[1-9]\d*)?|bpe\d+'   # tokenizers that a name makes
 BY_HASH = 'by a hash of each document'
 SMALL = 2**24              # bytes of files: a text of at most that is read once and held in memory
 LEAST = 32                 # tokens that a split must have
-BLOCK = 256                # tokens of a block in train.py, if nothing else is said
 FILES = (*(f'{split}.bin' for split in SPLITS), 'tokenizer.tiktoken', 'tokenizer.meta.json')
 
 
@@ -61,10 +60,10 @@ class Documents:
     def __init__(self, files, read, val_fraction):
         self.files, self.read_files, self.left_out = files, read, collections.Counter()
         self.small = sum(file.get('size', 0) for file in files) <= SMALL
-        self.val_fraction, self.how = val_fraction or (0.05 if self.small else 0.01), BY_HASH
+        self.val_fraction, self.how = val_fraction, BY_HASH
         if self.small:
             texts = list(clean(read(Progress('reading')), self.left_out))
-            self.held, self.how = split_small(texts, self.val_fraction)
+            self.held, self.how = split_small(texts, val_fraction)
 
     def read(self, progress):
         """An iterator of (split, text)."""
@@ -193,7 +192,8 @@ def prepare(dataset, tokenizer, paths='', val_fraction=0.0, data_dir='data', edi
         if folder.exists() and not {*os.listdir(folder)} <= {*FILES}:
             raise Failure(f'{folder}: has files, but no meta.json of a data set; move it away first')
         try:
-            documents = Documents(*(own_files(paths) if paths else SOURCES[dataset](data_dir, edition)), val_fraction)
+            files, read = own_files(paths) if paths else SOURCES[dataset](data_dir, edition)
+            documents = Documents(files, read, val_fraction or (0.01 if dataset == 'simplewiki' else 0.05))
             folder.mkdir(exist_ok=True)
             delete_unfinished(folder)
             write(folder, documents, made, tokenizer)
@@ -284,10 +284,10 @@ def print_next(dataset, tokenizer, data_dir):
     if meta['splits']['train']['bytes'] < 2**20:
         print('A text below a megabyte is soon learned by heart. A trained model learns more from it: prepare it with '
               '--tokenizer=FOLDER, the folder of a trained run, and train with --init_from=FOLDER')
-    shortest = min(has['tokens'] for has in meta['splits'].values())
-    if shortest <= BLOCK:
+    shortest, block = min(has['tokens'] for has in meta['splits'].values()), settings_of_model()['block_size'].default
+    if shortest <= block:
         flags['block_size'] = 2**((shortest - 1).bit_length() - 1)   # the largest power of 2 below it
-        print(f'A split has {shortest} tokens, too few for a block of {BLOCK}: smaller ones see less of a text at once')
+        print(f'A split has {shortest} tokens, too few for a block of {block}: smaller ones see less of a text at once')
     print('next:', command('train.py', **flags))
 
 

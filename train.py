@@ -1,7 +1,7 @@
 """
 Train a super tiny language model.
 
-    python train.py                                     # the quick start: minutes on a laptop, offline
+    python train.py                                     # the quick start: minutes, offline
     python train.py config/quick_byte.py                # an experiment: a few settings
     python train.py config/quick_byte.py --max_iters=100
     python train.py --out_dir=out/quick --init_from=resume
@@ -9,17 +9,17 @@ Train a super tiny language model.
     torchrun --nproc_per_node=4 train.py --grad_accum=4 # several GPUs
 """
 # data
-dataset = 'pydocs'             # data/<dataset>-<tokenizer>/, made by prepare_wiki.py; a mix is 'simplewiki:3,pydocs:1'
+dataset = 'pydocs'             # data/<dataset>-<tokenizer>/; a mix is 'simplewiki:3,pydocs:1'
 tokenizer = 'bpe4096'          # bpe<N>, gpt2, gpt2-16 or byte
-shares: list = []              # a mix as a schedule: [(step, [share of each set]), ...] with straight lines between
+shares: list = []              # a mix's schedule: [(step, [share of each]), ...]
 data_dir = 'data'              # folder of the data sets
 out_dir = 'out/quick'          # folder for ckpt.pt (last), best.pt and log.csv
 train_tokens = 0               # tokens of each data set to train on, its first ones; 0 is all
 # model: the fields of Config in model.py are settings too, as --n_layer=6; --help lists them
-idea = ''                      # a file in ideas/, whose own settings --help then lists; none is model.py alone
+idea = ''                      # a file in ideas/; --help then lists its settings too
 # training
-init_from = 'scratch'          # scratch; resume: go on from out_dir/ckpt.pt; or a run's folder: start from its weights,
-                               # with lora_rank train adapters to them alone
+init_from = 'scratch'          # scratch; resume: go on from out_dir/ckpt.pt; or a run's folder:
+                               # start from its weights (with lora_rank, train adapters alone)
 max_iters = 600                # steps of the optimizer
 batch_size = 8                 # blocks in a forward pass
 grad_accum = 1                 # forward passes in a step, over all processes
@@ -29,27 +29,28 @@ muon_lr = 0.04                 # Muon's peak learning rate
 weight_decay = 0.1             # decay of matrices; vectors have none
 beta2 = 0.95                   # AdamW's; its beta1 is 0.9
 grad_clip = 1.0                # largest norm of the gradient; 0 for any
-schedule = 'cosine'            # learning rate after its warmup: half a cosine, or wsd (level, then a line down)
+schedule = 'cosine'            # learning rate: half a cosine, or wsd (level, then a line down)
 warmup_iters = 5               # steps of linear warmup
 decay_share = 0.4              # share of all steps that wsd's line down takes
 final_lr = 0.0                 # share of the peak at which the schedule ends
 dropout: float | list = 0.0    # p, or [(step, p), ...] with straight lines between
-ema = 0.0                      # evaluate and keep an average of the weights over about 1/(1 - ema) steps; 0 is none
+ema = 0.0                      # keep an average of the weights over about 1/(1 - ema) steps
 seed = 1337                    # random numbers: the weights, the data order and dropout
 # watching
-prompt = ''                    # beginning of the text that each evaluation shows; none takes the held-out text's
+prompt = ''                    # beginning of the text that each evaluation shows
 eval_interval = 200            # steps from one held-out evaluation and checkpoint to the next
-eval_tokens = 2**20            # most tokens of an evaluation, of each data set; the final figure is of the whole split
+eval_tokens = 2**20            # most tokens of an evaluation, of each data set; the last reads all
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
-stride = 0                     # tokens from one window of eval_only to the next; 0 is half of block_size
+stride = 0                     # tokens from a window of eval_only to the next; 0: half of one
 log_interval = 25              # steps from one line to the next
 # machine
 device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'                 # bfloat16, float16 or float32; auto is what the hardware computes in
 compile: str | bool = 'auto'   # torch.compile: yes, no, or auto: on CUDA, for a run of some length
 
-KINDS = dict(compile='auto yes no True False', optimizer='adamw muon', schedule='cosine wsd', split='val test', dtype='auto bfloat16 float16 float32')
+KINDS = dict(optimizer='adamw muon', schedule='cosine wsd', split='val test',
+             dtype='auto bfloat16 float16 float32', compile='auto yes no True False')
 MAY_BE_0 = 'warmup_iters seed'
 from configurator import configure
 if __name__ == '__main__':
@@ -77,15 +78,16 @@ from stlm.tokenizer import save_tokenizer
 # schedules
 
 def along(points, it):
-    """The value at step `it` of a schedule [(step, value), ...] with straight lines between its points; a value is a
-    number, or a list of them."""
+    """The value at step `it` of a schedule [(step, value), ...] with straight lines between its
+    points; a value is a number, or a list of them."""
     steps, values = zip(*points)
     if isinstance(values[0], (int, float)):
         return float(np.interp(it, steps, values))
     return np.array([np.interp(it, steps, column) for column in zip(*values)])
 
 
-def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_share=0.4, final_lr=0.0):
+def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_share=0.4,
+                         final_lr=0.0):
     """Linear warmup; then from 1 to final_lr as half a cosine, or level and then a line (wsd)."""
     if it < warmup_iters:
         return (it + 1) / (warmup_iters + 1)
@@ -103,30 +105,32 @@ def check_points(name, points, fits):
     except (TypeError, ValueError):
         good = False
     if not good:
-        raise Failure(f'{name}={points} must be [(step, value), ...] with growing steps; for dropout, a '
-                      'value is at least 0 and below 1; for shares, a list with a number for each data set')
+        raise Failure(f'{name}={points} must be [(step, value), ...] with growing steps; a value of '
+                      'dropout is at least 0 and below 1, one of shares a list with a number for each set')
 
 
 def check_settings(settings, dropout_points, share_points, n_sets, earlier):
     """What can't be, beyond the range of a single setting."""
     check_points('dropout', dropout_points, lambda p: 0 <= p < 1)
-    check_points('shares', share_points, lambda row: len(row) == n_sets and min(row) >= 0 and 0 < sum(row) < math.inf)
+    check_points('shares', share_points,
+                 lambda row: len(row) == n_sets and min(row) >= 0 and 0 < sum(row) < math.inf)
     if pathlib.Path(out_dir).resolve() in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
         raise Failure(f"out_dir='{out_dir}' must be a folder of the run's own, as out/quick")
-    block_size, share, share_every, lora_rank = (settings[name] for name in ('block_size', 'share', 'share_every', 'lora_rank'))
+    block_size, share = settings['block_size'], settings['share']
+    share_every, lora_rank = settings['share_every'], settings['lora_rank']
     if beta2 >= 1 or ema >= 1 or decay_share > 1 or stride > block_size or block_size < 2:
-        raise Failure(f'{beta2=} and {ema=} must be below 1, {decay_share=} at most 1, {block_size=} at least 2, {stride=} '
-                      'at most block_size')
+        raise Failure(f'{beta2=} and {ema=} must be below 1, {decay_share=} at most 1, '
+                      f'{block_size=} at least 2, {stride=} at most block_size')
     if share == 'none' and (share_every or lora_rank and not earlier):
-        raise Failure(f"share_every={share_every}, lora_rank={lora_rank}: these need share='ffn' or 'block'; "
-                      'lora_rank may also have a run to start from (--init_from=FOLDER)')
+        raise Failure(f"{share_every=}, {lora_rank=}: these need share='ffn' or 'block'; lora_rank "
+                      'may also have a run to start from (--init_from=FOLDER)')
 
 
 # ---------------------------------------------------------------------------------------------
 # the run, top to bottom
 
 if __name__ == '__main__':
-    # a new run; or one to go on with, to evaluate or to start from, whose settings hold where none is given now
+    # a new run; or an earlier one, whose settings hold where none is given now
     earlier = run.earlier_run(settings)
     if earlier:
         settings = configure(globals(), KINDS, MAY_BE_0, earlier=earlier)
@@ -140,30 +144,34 @@ if __name__ == '__main__':
     machine = Machine(device, dtype)
     sets = [prepare_wiki.load_data(name, tokenizer, data_dir) for name in mix]
     checkpoint = earlier.checkpoint if earlier else None
-    text = Text(sets, block_size, seed, train_tokens, earlier and (earlier.path.parent, checkpoint['tokenizer']))
-    shares_of_steps = along(share_points, np.arange(max_iters))                        # (sets, steps)
-    mean_shares = (shares_of_steps / shares_of_steps.sum(axis=0)).mean(axis=1)         # (sets)
+    tokenizer_of = (earlier.path.parent, checkpoint['tokenizer']) if earlier else None
+    text = Text(sets, block_size, seed, train_tokens, tokenizer_of)
+    shares_of_steps = along(share_points, np.arange(max_iters))                      # (sets, steps)
+    mean_shares = (shares_of_steps / shares_of_steps.sum(axis=0)).mean(axis=1)       # (sets)
     torch.manual_seed(seed)
     if earlier:
-        model, counts = run.restore_model(checkpoint, text.spelling, earlier.path, lora_rank), checkpoint.get('counts')
+        model = run.restore_model(checkpoint, text.spelling, earlier.path, lora_rank)
+        counts = checkpoint.get('counts')
     else:
         counts = text.counts(mean_shares)
         model = run.new_model(settings, text, counts)
     model.to(machine.device)
     if eval_only:
-        report.final_figure(machine, model, text, checkpoint['iter'], dataset, split, stride, batch_size)
+        report.final_figure(machine, model, text, checkpoint['iter'], settings)
         sys.exit()
     run.load_teacher(model, text.spec, machine.device)   # where an idea has one
     flops = report.before(machine, model, text, settings, mean_shares, checkpoint)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
     judged = average.module if average else model   # what is evaluated and kept
-    model.dropout.set(max(p for _, p in dropout_points))   # if any is above 0, a compiled model has dropout in it
+    model.dropout.set(max(p for _, p in dropout_points))   # else it is not compiled in
 
-    # all that changes in training: a checkpoint has the state of each part, and a resume gives it back
+    # all that changes in training: a checkpoint has each part's state, a resume gives it back
     torch.manual_seed(seed + machine.rank)   # each process drops units of its own
-    optimizers = muon.make_optimizers(model, optimizer, learning_rate, muon_lr, weight_decay, beta2, machine.dtype)
+    optimizers = muon.make_optimizers(model, optimizer, learning_rate, muon_lr, weight_decay, beta2,
+                                      machine.dtype)
     scaler = Scaler(machine.device.type, machine.dtype)
-    meter = Meter(machine, scaler, out / 'log.csv', max_iters, report.tokens_of_a_step(settings), text.n_tokens,
+    step_tokens = batch_size * grad_accum * block_size
+    meter = Meter(machine, scaler, out / 'log.csv', max_iters, step_tokens, text.n_tokens,
                   text.bytes_per_token(mean_shares), flops['training'])
     parts = dict(text=text, meter=meter, machine=machine, scaler=scaler)
     parts |= {f'optimizer {i}': each for i, (each, _) in enumerate(optimizers)}
@@ -174,7 +182,8 @@ if __name__ == '__main__':
         it, best = checkpoint['iter'], checkpoint['best']
         run.restore_parts(parts, checkpoint, earlier.path)
         if it >= max_iters and (out / 'result.json').exists():
-            raise Failure(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; give a larger --max_iters')
+            raise Failure(f'nothing to do: {out_dir} is at step {it} of {max_iters} already; '
+                          'give a larger --max_iters')
     earlier = checkpoint = None   # so that its memory is free
     if machine.first:
         lock = run.take_folder(out.resolve(), fresh=not resume)
@@ -187,7 +196,7 @@ if __name__ == '__main__':
     def judge():
         """The columns of log.csv about held-out text; none if Ctrl-C comes."""
         try:
-            nats, bpb, _ = report.evaluate(machine, judged, text, 'val', eval_tokens, batch_size=batch_size)
+            nats, bpb, _ = report.evaluate(machine, judged, text, 'val', eval_tokens, batch_size)
         except KeyboardInterrupt:
             return {}
         machine.say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')
@@ -195,13 +204,14 @@ if __name__ == '__main__':
         return dict(val_loss=nats, val_bpb=bpb)
 
     def save(*names):
-        state = dict(format=run.FORMAT, config=asdict(model.config), idea=idea, model=judged.state_dict(), counts=counts,
-                     tokenizer=text.spec, settings=settings, iter=it, best=best,
+        state = dict(format=run.FORMAT, config=asdict(model.config), idea=idea,
+                     model=judged.state_dict(), counts=counts, tokenizer=text.spec,
+                     settings=settings, iter=it, best=best,
                      parts={name: part.state_dict() for name, part in parts.items()})
         for name in names if machine.first else ():
             run.save_checkpoint(out / name, state)
 
-    trained = machine.ready(model, compile, max_iters - it)   # compiled, and on all GPUs; from here on Ctrl-C saves
+    trained = machine.ready(model, compile, max_iters - it)   # compiled, on all GPUs; Ctrl-C saves now
     model.train()
     n_micro = machine.part_of(grad_accum)
     meter.start(it)
@@ -231,7 +241,8 @@ if __name__ == '__main__':
                 group['lr'] = peak * factor
         p = along(dropout_points, it)
         model.dropout.set(p)
-        mine = text.next(along(share_points, it), batch_size * grad_accum)[machine.rank::machine.world]
+        drawn = text.next(along(share_points, it), batch_size * grad_accum)
+        mine = drawn[machine.rank::machine.world]
         for micro in range(n_micro):
             x, y = load_blocks(mine[micro::n_micro], block_size, machine.device)
             trained.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up gradients once
@@ -251,7 +262,7 @@ if __name__ == '__main__':
         it += 1
         meter.last = dict(lr=learning_rate * factor, dropout=p, grad_norm=norm.detach())
 
-    result = dict(meter.so_far(it), flops_per_token=flops['training'], flops_per_token_in_evaluation=flops['evaluation'],
-                  parameters=model.count_parameters(), settings=settings)
+    result = dict(meter.so_far(it), flops_per_token=flops['training'], settings=settings,
+                  flops_per_token_in_evaluation=flops['evaluation'], parameters=model.count_parameters())
     report.after(machine, judged.eval(), text, out, result, row['val_bpb'], best)
     machine.close()

@@ -1,7 +1,7 @@
 # A 10M transformer with a BPE of its own, since GPT-2's table alone would take all: python train.py config/tiny_10m.py
 # Parameters: 9.8 million: tables 2.1, attention 2.4, feed-forward 5.3.
-# Estimated, not measured: 3.2 GB of memory (16 bytes a parameter, and what a forward pass keeps);
-# 0.1 hours on an RTX 4090 (2.6e16 operations at 30 % of its 165 TFLOP/s).
+# The whole run is about 2.6e16 floating-point operations.
+# Measured: 408,000 tokens/s (median) on an H100 that other programs used too, not compiled, batches of 48 blocks.
 out_dir = 'out/tiny_10m'
 dataset = 'simplewiki'
 tokenizer = 'bpe8192'
@@ -11,4 +11,3 @@ muon_lr, learning_rate = 0.04, 6e-3
 batch_size, grad_accum = 32, 4   # 65,536 tokens
 max_iters, warmup_iters = 6000, 50   # about 5 epochs of 73 million tokens
 eval_interval = 250
-compile = True

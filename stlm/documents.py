@@ -21,7 +21,6 @@ import zlib
 from functools import partial
 
 from configurator import Failure
-from stlm.console import Progress
 from stlm.download import download
 from stlm.files import fingerprint
 from stlm.tokenizer import END
@@ -65,11 +64,8 @@ def pydocs(data_dir, edition):
 
 def own_files(paths):
     """The text files that --input names."""
-    files, progress, known = input_files(paths), Progress('looking at the files'), []
-    for i, file in enumerate(files):
-        progress(i / len(files))
-        known.append(dict(file=file.as_posix()) | fingerprint(file))
-    return known, partial(read_files, files)
+    files = input_files(paths)
+    return [dict(file=file.as_posix()) | fingerprint(file) for file in files], partial(read_files, files)
 
 
 SOURCES = dict(simplewiki=simplewiki, pydocs=pydocs)

@@ -54,7 +54,7 @@ def read_note(note):
     """What such a .json file says; {} if it is none."""
     try:
         return dict(json.loads(note.read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError):
         return {}
 
 

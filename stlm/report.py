@@ -19,7 +19,8 @@ from stlm.text import XZ_READS, bits_per_byte, compressors, load_blocks, open_sp
 
 def before(machine, model, text, settings, shares, checkpoint):
     """Say what will be trained on what; the floating-point operations of a token, {'training': n, 'evaluation': n}."""
-    config, steps, step_tokens = model.config, settings['max_iters'], tokens_of_a_step(settings)
+    config, steps = model.config, settings['max_iters']
+    step_tokens = settings['batch_size'] * settings['grad_accum'] * config.block_size
     machine.say(machine.line)
     machine.say(count_line(model))
     flops = count_flops(model, text.files[0], config.block_size)
@@ -33,10 +34,6 @@ def before(machine, model, text, settings, shares, checkpoint):
     for line in never_reached(settings):
         machine.say(line)
     return flops
-
-
-def tokens_of_a_step(settings):
-    return settings['batch_size'] * settings['grad_accum'] * settings['block_size']
 
 
 def count_flops(model, tokens, block_size):
@@ -70,7 +67,7 @@ def never_reached(settings):
     return lines
 
 
-def evaluate(machine, model, text, split='val', most_tokens=math.inf, stride=0, batch_size=8):
+def evaluate(machine, model, text, split, most_tokens, batch_size, stride=0):
     """bits_per_byte() of the run's held-out text, in which a figure that is no number is an error."""
     nats, bpb, total = bits_per_byte(
         model, text.sets, text.token_bytes, split, most_tokens, stride, batch_size, machine.autocast,
@@ -94,12 +91,13 @@ def continue_text(machine, model, text, prompt='', n=25):
     return b''.join(text.spelling[i] or b'\n\n' for i in ids).decode(errors='replace')
 
 
-def final_figure(machine, model, text, iterations, dataset, split, stride, batch_size):
+def final_figure(machine, model, text, iterations, settings):
     """Say how good a model is on a whole split."""
+    split, dataset = settings['split'], settings['dataset']
     if machine.world > 1:
         raise Failure('eval_only takes one process: no torchrun')
-    stride = stride or model.config.block_size // 2
-    nats, bpb, total = evaluate(machine, model, text, split, math.inf, stride, batch_size)
+    stride = settings['stride'] or model.config.block_size // 2
+    nats, bpb, total = evaluate(machine, model, text, split, math.inf, settings['batch_size'], stride)
     machine.say(f'{split} split of {dataset} after {iterations} steps, windows of {model.config.block_size} tokens, a new '
                 f'one every {stride}: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
     for unit in ('byte', 'char', 'word'):
@@ -115,7 +113,7 @@ def after(machine, model, text, out, result, last, best):
     that the run has ended. `last` is the last evaluation's bits per byte, `best` the lowest of all."""
     settings, bpb = result['settings'], last
     if any(meta['splits']['val']['tokens'] - 1 > settings['eval_tokens'] for _, meta in text.sets):
-        bpb = evaluate(machine, model, text, batch_size=settings['batch_size'])[1]
+        bpb = evaluate(machine, model, text, 'val', math.inf, settings['batch_size'])[1]
     if not machine.first:
         return
     machine.say(f"\n--- a held-out text's first words, continued\n{continue_text(machine, model, text, n=100)}\n---")

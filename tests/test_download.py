@@ -159,7 +159,7 @@ def test_what_an_earlier_process_left_is_gone_on_with(server, tmp_path):
         assert (tmp_path / 'data').read_bytes() == DATA and server.sent == sent
 
 
-@pytest.mark.parametrize('note', [None, '', '[]', '{"edition": "", "size": 300000}', '{"edition": "one", "url": "elsewhere"}', '[' * 9999])
+@pytest.mark.parametrize('note', [None, '', '[]', '{"edition": "", "size": 300000}', '{"edition": "one", "url": "elsewhere"}'])
 def test_a_part_of_which_nothing_says_what_it_is_part_of_is_begun_anew(server, tmp_path, note):
     (tmp_path / 'data.part').write_bytes(b'?' * 1000)
     if note is not None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -363,6 +364,17 @@ def test_a_text_that_memory_holds_is_read_once_and_both_ways_give_the_same(mine,
     assert prepare_wiki.load_data('mine', 'bpe300', tmp_path)[1]['left_out'] == mine[1]['left_out']
 
 
+def test_what_is_held_out_is_the_same_share_of_a_text_that_memory_holds_and_of_a_larger_one(tmp_path, monkeypatch):
+    (tmp_path / 'story.txt').write_text('\n\n'.join(story(100) + str(i) for i in range(200)), encoding='utf-8')
+    for name, small in ('held', 2**24), ('read', 1000):
+        monkeypatch.setattr(prepare_wiki, 'SMALL', small)
+        prepare_wiki.prepare(name, 'byte', str(tmp_path / 'story.txt'), data_dir=tmp_path)
+    held, read = (prepare_wiki.load_data(name, 'byte', tmp_path)[1]['splits'] for name in ('held', 'read'))
+    assert held == read
+    total = sum(has['documents'] for has in read.values())
+    assert 0.02 < read['val']['documents'] / total < 0.09   # README's 0.05
+
+
 def test_another_folders_tokenizer_is_taken_as_it_is(mine, tmp_path):
     (tmp_path / 'novel.txt').write_text(story(999).upper(), encoding='utf-8')
     args = ['--input=novel.txt', '--dataset=novel', f'--tokenizer={mine[0]}', '--val_fraction=0.2']
@@ -485,7 +497,8 @@ def test_a_gzip_file_whose_line_unpacks_to_gigabytes_is_refused_before_it_fills_
     fails_in_one_line(result, 'a.jsonl.gz', 'line 2', '67,108,864 characters')
 
 
-def test_the_next_command_fits_a_short_text_and_too_short_a_text_is_refused(tmp_path):
+def test_the_next_command_fits_a_short_text_and_too_short_a_text_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / 'short.txt').write_text(story(60), encoding='utf-8')
     status, out, err = run(tmp_path, 'prepare_wiki.py', '--input=short.txt', '--dataset=short', '--tokenizer=byte')
     assert status == 0 and '--init_from=FOLDER' in out, err
@@ -494,7 +507,13 @@ def test_the_next_command_fits_a_short_text_and_too_short_a_text_is_refused(tmp_
     assert '--block_size=128' in flags
     _, out, err = run(tmp_path, 'train.py', *flags, '--max_iters=1', '--device=cpu')
     assert 'bits per byte' in out, err
-    assert f'--block_size={prepare_wiki.BLOCK} ' in run(tmp_path, 'train.py', '--help')[1]   # its usual one
+    usual = int(re.search(r'--block_size=(\d+)', run(tmp_path, 'train.py', '--help')[1])[1])
+    for tokens, fits in (usual, False), (usual + 1, True):
+        text = [f'{chr(97 + i) * (tokens - 1)}' for i in range(3)]
+        monkeypatch.setattr(prepare_wiki, 'split_small', lambda *args: ([*zip(prepare_wiki.SPLITS, text)], 'as the test says'))
+        prepare_wiki.prepare(f'of {tokens}', 'byte', str(tmp_path / 'short.txt'), data_dir='data')
+        prepare_wiki.print_next(f'of {tokens}', 'byte', 'data')
+        assert ('--block_size' in capsys.readouterr().out) != fits
     (tmp_path / 'line.txt').write_text(story(8), encoding='utf-8')
     fails_in_one_line(run(tmp_path, 'prepare_wiki.py', '--input=line.txt', '--dataset=line', '--tokenizer=byte'), 'line.txt', 'too few')
 

@@ -35,12 +35,10 @@ def ratios(texts, primer):
     """For each text, what gzip adds to the compressed primer, per byte."""
     after_primer = zlib.compressobj(9, zlib.DEFLATED, 31, 9)   # level, method, gzip's format, memory
     after_primer.compress(primer)
-    primer_size = len(after_primer.copy().flush())
-    found = []
+    primer_size, found = len(after_primer.copy().flush()), []
     for text in texts:
         gzip = after_primer.copy()
-        size = len(gzip.compress(text) + gzip.flush()) - primer_size
-        found.append(size / len(text))
+        found.append((len(gzip.compress(text) + gzip.flush()) - primer_size) / len(text))
     return np.array(found)
 
 
@@ -56,33 +54,26 @@ def divide(texts, val_fraction):
     """For each text, whether it is easy, and its ratio. Half of the training text's bytes are easy."""
     splits = np.array([prepare_wiki.split_of(text, val_fraction) for text in texts])
     texts = [text.encode() for text in texts]
-    beginnings = [text[:512] for text, split in zip(texts, splits) if split == 'test']
-    primer = b''.join(beginnings)[:2**14]   # half of gzip's window
+    primer = b''.join(text[:512] for text, split in zip(texts, splits) if split == 'test')[:2**14]   # half of gzip's window
     sizes, simple = np.array([len(text) for text in texts]), ratios(texts, primer)
     weights = np.where(splits == 'train', sizes, 0)
-    both = place(sizes, weights) + place(simple, weights)
-    return place(both, weights) <= 0.5, simple
+    return place(place(sizes, weights) + place(simple, weights), weights) <= 0.5, simple
 
 
 def main():
     if tokenizer.startswith('bpe'):
         raise Failure(f'tokenizer={tokenizer}: the two sets need the same tokens; take gpt2-16, gpt2, byte or the folder of a run')
-    files = {name: pathlib.Path(data_dir, f'{name}.jsonl') for name in ('easy', 'hard')}
-    for file in files.values():
-        if file.exists():
-            raise Failure(f'{file} is there already; delete it, or give another --data_dir')
-    progress = Progress('reading')
-    texts = [*clean(read_files(input_files(input), progress), collections.Counter())]
-    progress.end(f'{len(texts):,} articles')
+    texts = [*clean(read_files(input_files(input), Progress('reading')), collections.Counter())]
     easy, simple = divide(texts, val_fraction)
     for name, mine in dict(easy=easy, hard=~easy).items():
         chosen = [texts[i] for i in np.flatnonzero(mine)]
-        size = np.median([len(text) for text in chosen])
-        print(f'{name}: {len(chosen):,} articles, half of them below {size:,.0f} letters; gzip makes {np.median(simple[mine]):.0%} '
-              'of them (medians)')
-        lines = [json.dumps(dict(text=text)) + '\n' for text in chosen]
-        write_whole(files[name], ''.join(lines).encode())
-        prepare_wiki.prepare(name, tokenizer, str(files[name]), val_fraction, data_dir)
+        print(f'{name}: {len(chosen):,} articles, half of them below {np.median([len(text) for text in chosen]):,.0f} '
+              f'letters; gzip makes {np.median(simple[mine]):.0%} of them (medians)')
+        file = pathlib.Path(data_dir, f'{name}.jsonl')
+        if file.exists():
+            raise Failure(f'{file} is there already: delete it, or give another --data_dir')
+        write_whole(file, ''.join(json.dumps(dict(text=text)) + '\n' for text in chosen).encode())
+        prepare_wiki.prepare(name, tokenizer, str(file), val_fraction, data_dir)
 
 
 if __name__ == '__main__':
