@@ -160,10 +160,10 @@ def check_fields(checkpoint, path):
     odd += [f'tokenizer {name}={checkpoint["tokenizer"].get(name)!r:.40}' for name, kind in SPEC.items()
             if type(checkpoint['tokenizer'].get(name)) is not kind]
     odd += [f'weight {name!r:.40}' for name, p in checkpoint['model'].items() if type(p) is not torch.Tensor]
-    counts, V = checkpoint.get('counts'), checkpoint['tokenizer'].get('vocab_size')
-    if counts is not None and (counts.shape != (V,) or not (counts >= 0).all()):
+    counts, scales = checkpoint.get('counts'), checkpoint.get('scales') or {}
+    if not odd and counts is not None and (counts.shape != (checkpoint['tokenizer']['vocab_size'],) or not (counts >= 0).all()):
         odd.append(f'counts of {tuple(counts.shape)}')
-    for name, scale in (checkpoint.get('scales') or {}).items():
+    for name, scale in () if odd else scales.items():
         weight = checkpoint['model'].get(name)
         if type(scale) is not torch.Tensor or weight is None or scale.shape != weight.shape[:1] or not scale.isfinite().all():
             odd.append(f'scales of {name!r:.40}')

@@ -92,6 +92,15 @@ def test_so_are_weights_and_shapes_that_do_not_fit(folder):
     one_line(folder, 'train first', '--out_dir=')
 
 
+def test_no_field_is_compared_with_one_that_is_odd(folder):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    for odd in (torch.zeros(2), '300', None):
+        change(folder, counts=torch.ones(300), tokenizer=saved['tokenizer'] | dict(vocab_size=odd))
+        one_line(folder, 'vocab_size')
+    change(folder, tokenizer=saved['tokenizer'], model=saved['model'] | {'norm.weight': 'x'}, scales={'norm.weight': torch.ones(1)})
+    one_line(folder, 'norm.weight')
+
+
 def test_another_tokenizer_beside_it_is_refused(folder):
     file = folder / 'tokenizer.tiktoken'
     lines = file.read_bytes().splitlines(keepends=True)
