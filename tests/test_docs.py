@@ -5,7 +5,9 @@ import io
 import json
 import math
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -316,6 +318,25 @@ def test_the_notebook_runs_cell_by_cell(tmp_path, monkeypatch):
     assert os.getcwd() == str(clone) and (clone / 'out/attention.svg').exists()
     assert re.search(r'n_layer +1 +4\n', printed.getvalue())
     assert list((clone / 'out/quick').glob('mc_*.json'))   # its two questions were answered
+
+
+def test_the_notebooks_first_cell_unpacks_once_and_takes_no_other_repository(tmp_path, monkeypatch):
+    notebook = json.loads((ROOT / 'docs/lesson.ipynb').read_text(encoding='utf-8'))
+    first = next(''.join(cell['source']) for cell in notebook['cells'] if cell['cell_type'] == 'code')
+    copy_repository(tmp_path / 'zipped/nanoSTLM-main')
+    (tmp_path / 'desk/another').mkdir(parents=True)
+    (tmp_path / 'desk/another/train.py').write_text('')
+    monkeypatch.chdir(tmp_path / 'desk')
+    monkeypatch.setattr(sys, 'path', sys.path[:])
+    with pytest.raises(AssertionError, match='upload nanoSTLM.zip'):
+        exec(first, {})
+    shutil.make_archive('nanoSTLM', 'zip', tmp_path / 'zipped')
+    for edit in '', '# my own line':
+        monkeypatch.chdir(tmp_path / 'desk')
+        exec(first, {})
+        assert os.getcwd() == str(tmp_path / 'desk/nanoSTLM/nanoSTLM-main') and pathlib.Path('model.py').read_text().endswith(edit)
+        with open('model.py', 'a') as file:
+            file.write('# my own line')
 
 
 # ---- the exercises
