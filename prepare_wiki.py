@@ -57,20 +57,21 @@ FILES = (*(f'{split}.bin' for split in SPLITS), 'tokenizer.tiktoken', 'tokenizer
 class Documents:
     """A text's documents. A small text is read once and held in memory, a larger one at each read()."""
 
-    def __init__(self, files, read, val_fraction):
-        self.files, self.read_files, self.left_out = files, read, collections.Counter()
-        self.small = sum(file.get('size', 0) for file in files) <= SMALL
-        self.val_fraction, self.how = val_fraction, BY_HASH
-        if self.small:
-            texts = list(clean(read(Progress('reading')), self.left_out))
+    def __init__(self, files, read_files, val_fraction):
+        self.files, self.read_files, self.val_fraction = files, read_files, val_fraction
+        self.left_out, self.how = collections.Counter(), BY_HASH
+        self.held = None
+        if sum(file.get('size', 0) for file in files) <= SMALL:
+            texts = list(clean(read_files(Progress('reading')), self.left_out))
             self.held, self.how = split_small(texts, val_fraction)
 
     def read(self, progress):
         """An iterator of (split, text)."""
-        if self.small:
+        if self.held is not None:
             return iter(self.held)
         self.left_out.clear()
-        return split_all(clean(self.read_files(progress), self.left_out), self.val_fraction)
+        texts = clean(self.read_files(progress), self.left_out)
+        return split_all(texts, self.val_fraction)
 
 
 def split_of(text, val_fraction):
@@ -186,8 +187,8 @@ def prepare(dataset, tokenizer, paths='', val_fraction=0.0, data_dir='data', edi
     with lock(data_dir):
         if (folder / 'meta.json').exists():
             _, meta = load_data(dataset, tokenizer, data_dir)
-            raise Failure(f"{folder} is there already, made of {meta['files'][0]['file']} on {meta['date']}: delete it first to make "
-                          f'it of {paths or dataset}, or give this one another name (--dataset=NAME)')
+            raise Failure(f"{folder} is there already, made of {meta['files'][0]['file']} on {meta['date']}: delete it first "
+                          f'to make it of {paths or dataset}, or give this one another name (--dataset=NAME)')
         sweep(folder, 'meta.json', *FILES)
         if folder.exists() and not {*os.listdir(folder)} <= {*FILES}:
             raise Failure(f'{folder}: has files, but no meta.json of a data set; move it away first')
@@ -235,12 +236,12 @@ def write(folder, documents, tokenizer, name):
     print(f'  split: {documents.how}')
     for split, has in splits.items():
         if has['tokens'] < LEAST:
-            raise Failure(f"{documents.files[0]['file']}: {split} would have {has['tokens']} tokens, too few to train and judge a "
-                          f'model ({total["documents"]} documents, {total["tokens"]} tokens in all): give more text, or shorter documents')
+            raise Failure(f"{documents.files[0]['file']}: {split} would have {has['tokens']} tokens of {total['tokens']}, "
+                          'too few to train and judge a model: give more text, or shorter documents')
         print(f"  {split:5}  {has['documents']:8,} documents  {has['tokens']:11,} tokens  {has['bytes']:11,} bytes")
         has['sha256'] = fingerprint(folder / f'{split}.bin')['sha256']
-    meta = dict(format=FORMAT, tokenizer=save_tokenizer(tokenizer, folder), dtype=dtype, split=documents.how, splits=splits,
-                left_out=left_out, files=documents.files, date=datetime.date.today().isoformat())
+    meta = dict(format=FORMAT, tokenizer=save_tokenizer(tokenizer, folder), dtype=dtype, split=documents.how,
+                splits=splits, left_out=left_out, files=documents.files, date=datetime.date.today().isoformat())
     meta['check'] = hash_of(meta)
     write_whole(folder / 'meta.json', json.dumps(meta, indent=1).encode())
 
@@ -248,7 +249,8 @@ def write(folder, documents, tokenizer, name):
 def encode_all(folder, tokenizer, dtype, documents):
     """Write the token files of an iterator of (split, text); {split: how much there is}. A thread runs beside Python while
     tiktoken encodes, so the next documents are read meanwhile, but not so many that they fill the memory."""
-    splits, cores, ahead = {split: collections.Counter() for split in SPLITS}, os.cpu_count(), collections.deque()
+    splits = {split: collections.Counter() for split in SPLITS}
+    ahead, cores = collections.deque(), os.cpu_count()
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context(open(folder / f'{split}.bin', 'xb')) for split in SPLITS}
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(cores))
@@ -282,12 +284,13 @@ def print_next(dataset, tokenizer, data_dir):
     if data_dir != 'data':
         flags['data_dir'] = data_dir
     if meta['splits']['train']['bytes'] < 2**20:
-        print('A text below a megabyte is soon learned by heart. A trained model learns more from it: prepare it with '
-              '--tokenizer=FOLDER, the folder of a trained run, and train with --init_from=FOLDER')
-    shortest, block = min(has['tokens'] for has in meta['splits'].values()), settings_of_model()['block_size'].default
+        print('A text below a megabyte is soon learned by heart. A trained model learns more from it: prepare the text with '
+              '--tokenizer=FOLDER, the folder of its run, and train with --init_from=FOLDER')
+    shortest = min(has['tokens'] for has in meta['splits'].values())
+    block = settings_of_model()['block_size'].default
     if shortest <= block:
         flags['block_size'] = 2**((shortest - 1).bit_length() - 1)   # the largest power of 2 below it
-        print(f'A split has {shortest} tokens, too few for a block of {block}: smaller ones see less of a text at once')
+        print(f'A split has {shortest} tokens, too few for blocks of {block}; smaller ones see less of a text at once')
     print('next:', command('train.py', **flags))
 
 

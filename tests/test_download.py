@@ -190,8 +190,10 @@ def test_no_link_of_a_download_is_followed(server, tmp_path):
     precious = tmp_path / 'thesis.txt'
     for name in 'data.part', 'data.json', '.lock':
         (tmp_path / 'to').mkdir(exist_ok=True)
-        precious.write_text(json.dumps(dict(url=server.url + 'data', edition='"one"')))
+        precious.write_text(json.dumps(dict(url=server.url + 'data', edition='"one"', size=len(DATA))))
         before = precious.read_bytes()
+        (tmp_path / 'to/data.json').write_bytes(before)   # by which a part would be gone on with
+        (tmp_path / 'to' / name).unlink(missing_ok=True)
         (tmp_path / 'to' / name).symlink_to(precious)
         if name == '.lock':
             assert 'a link' in fails(server.url + 'data', tmp_path / 'to/data')
