@@ -276,7 +276,7 @@ def table_file(study):
 
 
 def table_of(study):
-    """[(name, lowest, mean, highest of its seeds)] in bits per byte, from the table that docs/study.py writes."""
+    """[(name, lowest, mean, highest of its seeds)] in bits per byte, from the table that tools/study.py writes."""
     rows = []
     for line in table_file(study).read_text(encoding='utf-8').splitlines()[2:]:
         if line.startswith('|'):

@@ -9,7 +9,7 @@ docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table; of the 
 assets/<study>.svg. A finished run of the ideas also writes 200 tokens at temperature 0, to time them.
 """
 study = 'embedding'      # embedding, sharing, dropout, schedule, curriculum or ideas: see STUDIES
-dataset = 'simplewiki'   # prepared for the tokenizers that the study names; curriculum has its own, of docs/curriculum.py
+dataset = 'simplewiki'   # prepared for the tokenizers that the study names; curriculum has its own, of tools/curriculum.py
 seeds = 3                # 1337 and the following ones
 more = ''                # flags for all runs
 only = ''                # the name of one of its runs; none: all
