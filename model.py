@@ -216,7 +216,7 @@ class TokenTable(nn.Module):
             self.head.bias.data.copy_(counts.log1p())
 
     def embed(self, idx):
-        return self.embedding(idx)                                      # (B, T) -> (B, T, C)
+        return self.embedding(idx.to(self.embedding.weight.device))     # (B, T) -> (B, T, C)
 
     def nll(self, h, targets):
         """(B, T, C) states, (B, T) targets -> (B, T) nats. The (B*T, V) logits would be the
@@ -224,7 +224,7 @@ class TokenTable(nn.Module):
         many to keep, they are forgotten and made again for the gradient."""
         V = self.head.out_features
         rows = (self.GPU_PIECE if h.is_cuda else self.PIECE) // V + 1
-        pieces = zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows))
+        pieces = zip(h.flatten(0, 1).split(rows), targets.to(h.device).flatten().split(rows))
         if targets.numel() * V <= self.MOST_LOGITS:
             nll = [self.nll_of_rows(*piece) for piece in pieces]
         else:
@@ -318,7 +318,7 @@ class GPT(nn.Module):
             h = self.hidden(idx, caches)[:, -1]                         # (B, C)
             token = self.tokens.sample(h, **sampling)
             yield token
-            idx = token[:, None]                                        # (B) -> (B, 1)
+            idx = token[:, None].to(window.device)                      # (B) -> (B, 1)
             window = torch.cat((window, idx), dim=1)
 
     def adamw_matrices(self):

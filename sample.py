@@ -60,7 +60,7 @@ def stream(model, tokenizer, text, num_samples=1, max_new_tokens=200, **choice):
     """Continue a text: after each new token yields what it adds to each sample, [num_samples strings]. It adds nothing
     to one that has ended, or while a character isn't whole. `choice` is what model.choose() takes."""
     spelling = spelling_of(tokenizer)
-    idx = torch.tensor([show.ids_of(tokenizer, text)] * num_samples, device=model.norm.weight.device)   # (num_samples, T)
+    idx = torch.tensor([show.ids_of(tokenizer, text)] * num_samples)                         # (num_samples, T)
     decoders = [codecs.getincrementaldecoder('utf-8')('replace') for _ in range(num_samples)]
     ended = [False] * num_samples
     for tokens in model.generate(idx, max_new_tokens, **choice):

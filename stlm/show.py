@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from stlm.console import Failure, visible
 from stlm.tokenizer import spelling_of
 
+NO_NUMBER = 'what the model computes is not a number (float32 has the largest range: --dtype=float32)'
 PAGE = """<!doctype html><meta charset="utf-8"><title>Bits of each token</title>
 <style>:root { color-scheme: light dark } body { font: 1.2em/1.9 sans-serif; max-width: 45em; margin: 2em auto; padding: 0 1em }
 span { white-space: pre-wrap; border-radius: .2em; outline: 1px solid #8884 }</style>
@@ -32,9 +33,9 @@ def ids_of(tokenizer, text):
 @torch.no_grad()
 def next_tokens(model, tokenizer, text, n=10):
     """[(token, probability)] of the n likeliest tokens after a text."""
-    log_probs = model.log_probs(torch.tensor([ids_of(tokenizer, text)], device=model.norm.weight.device))[0]   # (V)
+    log_probs = model.log_probs(torch.tensor([ids_of(tokenizer, text)]))[0]               # (V)
     if log_probs.isnan().any():
-        raise Failure('the model gives no probabilities: its numbers are not a number')
+        raise Failure(NO_NUMBER)
     best = log_probs.topk(min(n, len(log_probs)))
     spelling = spelling_of(tokenizer)
     return [(spelling[i], p) for i, p in zip(best.indices.tolist(), best.values.exp().tolist())]
@@ -47,23 +48,30 @@ def bits_of_tokens(model, tokenizer, text):
     ids = ids_of(tokenizer, text)
     if not 1 < len(ids) <= model.config.block_size + 1:
         raise Failure(f'the prompt has {len(ids) - 1} tokens; give it 1 to {model.config.block_size}')
-    idx = torch.tensor([ids], device=model.norm.weight.device)                            # (1, T + 1)
-    h, spelling, tree = model.hidden(idx[:, :-1]), spelling_of(tokenizer), getattr(model.tokens, 'tree', None)
-    if tree is None:
-        bits = model.tokens.nll(h, idx[:, 1:])[0] / math.log(2)                           # (T)
-        return [(spelling[i], [cost]) for i, cost in zip(ids[1:], bits.tolist())]
-    bits, rows = model.tokens.nll_of_choices(h, idx[:, 1:])[0] / math.log(2), []          # (T, choices)
-    for i, costs in zip(ids[1:], bits.tolist()):
-        costs_at = dict(zip(tree.place[tree.forks[i, :tree.n_forks[i]]].tolist(), costs))
-        rows.append((spelling[i], [costs_at.get(place) for place in range(len(spelling[i]) + 1)]))
+    idx, targets = torch.tensor([ids[:-1]]), torch.tensor([ids[1:]])                      # 2 x (1, T)
+    h = model.hidden(idx)                                                                 # (1, T, C)
+    spelled = model.config.embedding == 'byte_pool'
+    nats = model.tokens.nll_of_choices(h, targets) if spelled else model.tokens.nll(h, targets)[..., None]
+    if not nats.isfinite().all():
+        raise Failure(NO_NUMBER)
+    rows, spelling = [], spelling_of(tokenizer)
+    for i, bits in zip(ids[1:], (nats[0].float() / math.log(2)).tolist()):                # (T, forks, or 1)
+        rows.append((spelling[i], at_symbols(model.tokens.tree, i, bits) if spelled else bits))
     return rows
+
+
+def at_symbols(tree, token, bits):
+    """A token's bits at its forks -> at each of its symbols, which may be no choice."""
+    places = tree.place[tree.forks[token, :tree.n_forks[token]]].tolist()
+    bits_at = dict(zip(places, bits))
+    return [bits_at.get(place) for place in range(tree.length[token])]
 
 
 @torch.no_grad()
 def token_vectors(model, spelling):
     """(M) ids and (M, C) vectors, each of length 1, of all tokens but the end of a text: the rows of a token table, or what
     byte pooling's encoder makes of a token's bytes."""
-    ids = torch.tensor([i for i, token in enumerate(spelling) if token], device=model.norm.weight.device)
+    ids = torch.tensor([i for i, token in enumerate(spelling) if token])
     vectors = torch.cat([model.tokens.embed(some[None])[0] for some in ids.split(2**12)])
     return ids, F.normalize(vectors.float(), dim=1)
 

@@ -82,7 +82,7 @@ def llama_weights(model, idea=''):
     weights = {}
     for name in huggingface.names_of(config.n_layer):
         module = model.get_submodule(name.removesuffix('.weight'))
-        weights[name] = module.weight
+        weights[name] = module.weight.detach()
         if 'ffn.' in name or 'attn.' in name:
             width = config.d_ff if 'down' in name else config.n_embd
             weights[name] = module(torch.eye(width)).T.contiguous()
