@@ -45,9 +45,9 @@ def test_the_pictures_in_assets_are_what_the_command_draws(name):
 
 def test_the_picture_of_the_tree_tells_of_forks_and_what_is_free():
     spelling = [b'', b'a', b'an', b'and', b'the']   # forks at '', a and an; h, e and END of "the" follow by themselves
-    tree = grow_tree(spelling, torch.zeros(5), 4)
-    assert '3 forks, and 1 symbols' in pictures.tree_of_choices(tree, 3).svg()   # and: a, n and d are chosen
-    assert '1 forks, and 3 symbols' in pictures.tree_of_choices(tree, 4).svg()
+    tree, log_counts = grow_tree(spelling, torch.zeros(5), 4)
+    assert '3 forks, and 1 symbols' in pictures.tree_of_choices(tree, log_counts, 3).svg()   # and: a, n and d are chosen
+    assert '1 forks, and 3 symbols' in pictures.tree_of_choices(tree, log_counts, 4).svg()
     assert pictures.pooling(tree, [4, 1, 0]).svg().count('>END<') == 2 + 2       # of the two read and the two said
 
 

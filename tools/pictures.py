@@ -36,9 +36,9 @@ STUDIES = 'embedding', 'sharing', 'dropout', 'schedule', 'curriculum', 'ideas'
 
 def pooling(tree, ids):
     """A sentence of these tokens: their bytes, a vector for each, the transformer, and the next token's symbols.
-    `tree` is what model.grow_tree() made of the vocabulary; ids end with the token that comes last of all."""
+    `tree` is model.grow_tree()'s, of the vocabulary; ids end with the token that comes last of all."""
     rows = dict(tokens=12, encoder=72, vectors=146, core=210, states=294, decoder=358, after=432)   # upper edges
-    lengths = [tree['length'][token].item() for token in ids]
+    lengths = [tree.length[token].item() for token in ids]
     columns = [max(pair) + 0.7 for pair in zip(lengths, lengths[1:])]   # END takes 1.7 cells
     cell = min(24.0, (865 - 12 * len(columns)) / sum(columns))
     picture = Picture(582, 'Byte pooling: a sentence spelled in, processed, and spelled out')
@@ -48,9 +48,9 @@ def pooling(tree, ids):
         for top, bottom in ('tokens', 'encoder'), ('encoder', 'vectors'), ('vectors', 'core'), ('core', 'states'), (
                 'states', 'decoder'), ('decoder', 'after'):
             picture.line([(middle, rows[top] + 32), (middle, rows[bottom] - 2)], arrow=True)
-        forks = {tree['place'][number].item() for number in tree['forks'][after, :tree['n_forks'][after]]}
+        forks = {tree.place[number].item() for number in tree.forks[after, :tree.n_forks[after]]}
         for row, token, colour in ('tokens', now, BLUE), ('after', after, PURPLE):
-            symbols = tree['symbols'][token, :tree['length'][token]].tolist()
+            symbols = tree.symbols[token, :tree.length[token]].tolist()
             left = middle - (len(symbols) + 0.7) * cell / 2
             for i, symbol in enumerate(symbols):
                 free = row == 'after' and i not in forks
@@ -75,11 +75,11 @@ def pooling(tree, ids):
     return picture
 
 
-def tree_of_choices(tree, token, shown=4):
+def tree_of_choices(tree, log_counts, token, shown=4):
     """How one token is spelled: at each place, which symbols may follow, and how often they did in the training text."""
-    symbols = tree['symbols'][token, :tree['length'][token]].tolist()
-    numbers = tree['forks'][token, :tree['n_forks'][token]]
-    at = {tree['place'][number].item(): number for number in numbers}
+    symbols = tree.symbols[token, :tree.length[token]].tolist()
+    numbers = tree.forks[token, :tree.n_forks[token]]
+    at = {tree.place[number].item(): number for number in numbers}
     wide, total, free = min(112.0, 1010 / len(symbols)), 0.0, 0
     picture = Picture(400, 'The tree of choices of one token')
     picture.text(5, 14, 'how many symbols can follow', 17, anchor='start')
@@ -91,7 +91,7 @@ def tree_of_choices(tree, token, shown=4):
             picture.symbol(x, 70, symbol, wide - 28, colour=PURPLE, filled=False, dashed=True)
             picture.text(x + wide / 2 - 14, 118, 'free', 15)
         else:
-            shares = tree['log_counts'][at[place]].softmax(-1)
+            shares = log_counts[at[place]].softmax(-1)
             order = [i for i in shares.argsort(descending=True).tolist() if shares[i] > 0]
             share = shares[symbol].item()
             total -= math.log2(share)
@@ -243,7 +243,7 @@ def schedules(along, learning_rate_factor):
              'triangle': [(0, 0), (500, 0.1), (1000, 0)]}
     picture, steps = Picture(716, 'Schedules of dropout and of the learning rate'), range(0, 1001, 5)
     curves = [(name, f'--dropout="{points}"' if len(points) > 1 else '--dropout=0.1',
-               [float(along(points, it).item()) / 0.1 for it in steps], '0.1') for name, points in flags.items()]
+               [along(points, it) / 0.1 for it in steps], '0.1') for name, points in flags.items()]
     curves += [(name, f'--schedule={name}', [learning_rate_factor(it, 1000, 50, name) for it in steps], 'peak')
                for name in ('cosine', 'wsd')]
     for i, (name, flag, values, top) in enumerate(curves):
@@ -329,11 +329,11 @@ def main(only):
     folder, meta = prepare_wiki.load_data('pydocs', 'bpe4096', ROOT / 'data')
     encoding = tokenizers.load_tokenizer(meta['tokenizer'], folder)
     counts = np.bincount(np.fromfile(folder / 'train.bin', meta['dtype']), minlength=encoding.n_vocab)
-    tree = grow_tree(tokenizers.spelling_of(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
+    tree, log_counts = grow_tree(tokenizers.spelling_of(encoding), torch.from_numpy(counts), meta['tokenizer']['max_token_bytes'] + 1)
     pictures = dict(
         surprise=lambda: surprise(*ask(ROOT / 'pretrained/tiny_10m', PROMPT)),
         pooling=lambda: pooling(tree, encoding.encode_ordinary(SENTENCE) + [encoding.eot_token]),
-        tree=lambda: tree_of_choices(tree, encoding.encode_ordinary(WORD)[0]),
+        tree=lambda: tree_of_choices(tree, log_counts, encoding.encode_ordinary(WORD)[0]),
         transformer=lambda: transformer(planned().config), parameters=lambda: parameters(sizes()), trained=trained,
         compress=lambda: compress.draw(compress_rows()), schedules=lambda: schedules(train.along, train.learning_rate_factor),
         **{study: functools.partial(ranges, study) for study in STUDIES if table_file(study).exists()})
