@@ -18,6 +18,7 @@ import torch
 
 import prepare_wiki
 from stlm import run as runs
+from stlm.show import nearest
 import train
 from configurator import Failure
 from helpers import ROOT, SMALL, copy_repository, fails_in_one_line, make_run, run, story
@@ -347,6 +348,20 @@ PATCHES = sorted((ROOT / 'docs/solutions').glob('*.patch'))
 def test_each_exercise_has_a_solution_and_a_heading():
     headings = re.findall(r'^## (\d+)\. ', (ROOT / 'docs/exercises.md').read_text(encoding='utf-8'), re.M)
     assert [*map(int, headings)] == [int(patch.stem[:2]) for patch in PATCHES] == [*range(1, 13)]
+
+
+def test_the_neighbours_are_those_that_the_exercise_tells():
+    model, tokenizer, _ = runs.load_run(ROOT / 'pretrained/tiny_10m')
+
+    def near(text):
+        tokens, cosines = zip(*nearest(model, tokenizer, text, 4))
+        return [*tokens], round(cosines[0], 2)
+    assert {b' poor', b' big', b' little', b' bad'} == {*near(' good')[0]}
+    tokens, cosine = near(' France - Paris + Berlin')
+    assert (tokens[0], cosine) == (b' Germany', 0.62) and b' Germany' not in near(' France')[0]
+    assert near(' his - he + she')[0][0] == b' her' and near(' his - he + she')[1] == 0.91
+    assert near(' Berlin - Germany + Italy')[0][:3] == [b' Vienna', b' Milan', b' Rome']
+    assert near(' king - man + woman')[0][0] == b'peror' and len(tokenizer.encode_ordinary(' queen')) > 1
 
 
 @pytest.mark.parametrize('patch', PATCHES, ids=lambda patch: patch.stem)
