@@ -470,7 +470,7 @@ class BytePool(nn.Module):
         """(B, T) ids -> (B, T, C). A vector depends on the token alone, so each distinct one is
         encoded once."""
         tree, device = self.tree, self.head.weight.device
-        tokens, where = idx.unique(return_inverse=True)                 # (M), (B, T)
+        tokens, where = idx.cpu().unique(return_inverse=True)           # (M), (B, T)
         vectors, order = [], []
         for L, which in by_size(tree.length[tokens], self.round_to, self.S):
             group = tokens[which]                                       # (n)
@@ -513,7 +513,7 @@ class BytePool(nn.Module):
         """(B, T, C) states, (B, T) targets -> (B, T, S - 1) nats at each fork that the target
         passes, then zeros."""
         tree, most = self.tree, self.S - 1
-        h, tokens = h.flatten(0, 1), targets.flatten()                  # (M, C), (M)
+        h, tokens = h.flatten(0, 1), targets.flatten().cpu()            # (M, C), (M)
         nats, order = [], []
         for L, which in by_size(tree.n_forks[tokens].clamp(min=1), self.round_to, most):
             forks, taken = tree.forks[tokens[which], :L], tree.taken[tokens[which], :L]     # 2 x (n, L)
@@ -527,7 +527,7 @@ class BytePool(nn.Module):
 
     def nll(self, h, targets):
         """(B, T, C), (B, T) -> (B, T). An id without a token is impossible."""
-        no_token = (self.tree.n_forks[targets] == 0).to(h.device)
+        no_token = (self.tree.n_forks[targets.cpu()] == 0).to(h.device)
         return self.nll_of_choices(h, targets).sum(-1).masked_fill(no_token, math.inf)
 
     def log_probs(self, h):
