@@ -93,7 +93,8 @@ def main():
         raise Failure(f'top_p={top_p} must be above 0 and at most 1')
     if 0 < temperature < 1e-3:   # its inverse would overflow
         raise Failure(f'temperature={temperature} must be 0 or at least 0.001')
-    torch_device, autocast, machine = pick_device(device, 'float32' if dtype == 'int8' else dtype)
+    int8 = dtype == 'int8'
+    torch_device, autocast, machine = pick_device('cpu' if int8 and device == 'auto' else device, 'float32' if int8 else dtype)
     keep_freed_memory()
     model, tokenizer, checkpoint = load_run(out_dir, torch_device)
     about = f'{out_dir}, step {checkpoint["iter"]}'
@@ -113,14 +114,15 @@ def main():
                 pathlib.Path(html).write_text(show.page(rows, about), encoding='utf-8')
                 print(f'{html}: open it in a browser', file=sys.stderr)
         else:
-            prepare_to_generate(model, dtype, torch_device)
             drawn_seed = seed or random.randrange(1, 10**9)
             generator = torch.Generator(torch_device).manual_seed(drawn_seed)
-            start = time.monotonic()
-            n = write_samples(model, tokenizer, text, num_samples, max_new_tokens, temperature=temperature, top_k=top_k,
-                              top_p=top_p, generator=generator)
-            speed = n / (time.monotonic() - start)
-            print(f'({n} tokens, {speed:.0f} tokens/s, {machine}, {about}, seed {drawn_seed})', file=sys.stderr)
+            with prepare_to_generate(model, dtype, torch_device, num_samples) as numbers:
+                start = time.monotonic()
+                n = write_samples(model, tokenizer, text, num_samples, max_new_tokens, temperature=temperature, top_k=top_k,
+                                  top_p=top_p, generator=generator)
+                speed = n / (time.monotonic() - start)
+            print(f'({n} tokens, {speed:.0f} tokens/s, {machine}, matrices in {numbers}, {about}, seed {drawn_seed})',
+                  file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -80,6 +80,6 @@ def test_evaluation_generation_and_multiple_choice_in_float32_emulate_nothing(ch
     with Watch() as watch, autocast:
         text.bits_per_byte(model, [(tmp_path, meta)], np.ones(256), autocast=autocast)
         eval_mc.answer_questions(model, bytes_, items)
-        fast.prepare_to_generate(model, 'float32', device)
-        list(model.generate(torch.tensor([[255, 7]]), 5))
+        with fast.prepare_to_generate(model, 'float32', device):
+            list(model.generate(torch.tensor([[255, 7]]), 5))
     assert watch.seen > 500 and not watch.half

@@ -1,5 +1,6 @@
 """What each file of ideas/ claims, against something independent of it: the plain model, a loop, a count by hand."""
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -103,9 +104,8 @@ def test_a_model_that_is_laid_out_for_generation_writes_the_same(idea, kind):
     for dtype in (None, 'float32', 'int8'):
         leaves = dict(exit_above=0.5) if idea == 'early_exit' else {}
         model = tiny(idea, **ON[idea], **leaves, **kind)
-        if dtype:
-            fast.prepare_to_generate(model, dtype, torch.device('cpu'))
-        texts.append(torch.stack(list(model.generate(tokens(1, 7), 12, temperature=0))))
+        with fast.prepare_to_generate(model, dtype, torch.device('cpu')) if dtype else nullcontext():
+            texts.append(torch.stack(list(model.generate(tokens(1, 7), 12, temperature=0))))
     assert torch.equal(texts[0], texts[1]) and texts[2].shape == texts[0].shape
 
 
