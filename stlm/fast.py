@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from stlm.console import Failure
-from model import END, Attention, Block, Dropout, FeedForward, LayerCache, Norm, TokenTable, attend, rotate
+from model import Attention, Block, Dropout, FeedForward, Norm, TokenTable, attend, rotate
 
 PLAIN = {Block, Attention, FeedForward, Norm, Dropout, torch.nn.Linear, torch.nn.Identity}   # no adapters, no idea's
 

@@ -3,24 +3,27 @@ Training and generation beside nanoGPT's and llama2.c's, in turn, on this machin
 
     git clone https://github.com/karpathy/nanoGPT ../nanoGPT       # commit 3adf61e
     git clone https://github.com/karpathy/llama2.c ../llama2.c     # commit 350e04f
-    gcc -Ofast -fopenmp -march=native -o ../llama2.c/run ../llama2.c/run.c -lm
+    for i in run runq; do gcc -Ofast -fopenmp -march=native -o ../llama2.c/$i ../llama2.c/$i.c -lm; done
     python tests/speed.py --nanogpt=../nanoGPT                     # training, as nanoGPT's shape is: gelu
-    python tests/speed.py --job=generate --llama2c=../llama2.c --ffn=swiglu --d_ff=1536
     python tests/speed.py --nanogpt=../nanoGPT --device=cuda --batch_size=32
+    python tests/speed.py --job=generate --llama2c=../llama2.c --ffn=swiglu --d_ff=1536
+    python tests/speed.py --job=generate --llama2c=../llama2.c --out_dir=pretrained/tiny_10m
 
 Each model lives in a process of its own, and the processes take turns. A training step is forward, backward, clipping
 and AdamW on blocks of 512 tokens. On a CPU nanoGPT's is in float32, as its train.py runs there, and ours in --dtype; on
-a GPU both are in --dtype and compiled. Generation is one sample, token by token, always the likeliest; for nanoGPT,
-which reads everything again for each token, after a prompt of 400.
+a GPU both are in --dtype, compiled and eager, and the table is in float16 as well, as it is on a T4. Generation is one
+sample, token by token, always the likeliest; for nanoGPT, which reads everything again for each token, after a prompt
+of 400.
 """
 job = 'train'              # train or generate
 nanogpt = ''               # a clone of it
-llama2c = ''               # a clone of it, with `run` built: generation only
+llama2c = ''               # a clone of it, with run and runq built: generation only
+out_dir = ''               # generation: a run's folder, instead of random weights
 rounds = 5                 # measurements of each, in turn; the median counts
 text = ''                  # a token file of gpt2-16, as data/mine-gpt2-16/train.bin: then byte pooling runs as well,
 #                            whose speed depends on the words; none: random tokens
-dtype = 'auto'             # ours: bfloat16 or float32; auto is bfloat16 where the hardware computes in it
-device = 'cpu'             # or cuda; then training is compiled, nanoGPT's and ours
+dtype = 'auto'             # ours in training: bfloat16, float16 or float32; auto is what the hardware computes in
+device = 'cpu'             # or cuda
 batch_size = 4             # blocks of 512 tokens in a training step
 steps = 0                  # of training in one measurement; 0 is 1 on a CPU, and 20 on a GPU, where one is too short
 ffn = 'gelu'               # with d_ff 2048, nanoGPT's own shape: 57.2 million parameters each
@@ -29,12 +32,12 @@ dropout = 0.1              # both
 prompt = 1                 # tokens of the prompt of generation
 new = 64                   # tokens of generation
 peak = 0.0                 # TFLOP/s of the hardware in this dtype: training says its share of them (MFU); 0: of PEAKS
-worker = ''                # (how the script calls itself, for each model)
+worker = ''                # (how the script calls itself, for each model: kind-way)
 
+import contextlib
 import pathlib
 import re
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -43,13 +46,34 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configurator import Failure, configure
-configure(globals(),
-          one_of=dict(job='train generate'))
+from configurator import configure
+from stlm.console import Failure
+configure(globals(), one_of=dict(job='train generate'))
 
 V, T, L, H, C = 50304, 512, 10, 16, 512
+LLAMA2C = dict(run='llama2c', runq='llama2c_q8')   # its programs, and what tools.convert calls their files
 # TFLOP/s in bfloat16 without sparsity, by NVIDIA's data sheets; a name may be part of a later one
 PEAKS = {'H100 PCIe': 756, 'H100 NVL': 835, 'H100': 989, 'H200 NVL': 835, 'H200': 989, 'A100': 312, 'L4': 121}
+RATIOS = [('table', 'nanogpt'), ('byte_pool', 'nanogpt'), ('byte_pool', 'table'), ('nanogpt', 'nanogpt-eager'),
+          ('table', 'table-eager'), ('byte_pool', 'byte_pool-eager'), ('table-float16', 'table'),
+          ('table-float32', 'run'), ('table-bfloat16', 'run'), ('table-int8', 'runq'), ('table-bfloat16', 'table-float32'),
+          ('table-int8', 'table-float32'), ('table-batch16', 'table-float32'), ('byte_pool-bfloat16', 'byte_pool-float32')]
+
+
+def names_of_workers():
+    """What takes turns. Of one kind of model there are several ways to compute it."""
+    kinds = ['table'] + ['byte_pool'] * bool(text)
+    if job == 'generate' and out_dir:
+        from stlm import run
+        kinds = [run.load_run(out_dir)[0].config.embedding]
+    if job == 'generate':
+        ways = ['float32', 'bfloat16', 'int8', 'batch16'] if device == 'cpu' else ['float32', 'bfloat16', 'batch16']
+        programs = ['run', 'runq'] if llama2c and kinds[0] == 'table' else []
+        return ['nanogpt'] * bool(nanogpt) + [f'{kind}-{way}' for kind in kinds for way in ways] + programs
+    kinds = ['nanogpt'] * bool(nanogpt) + kinds
+    if device == 'cpu':
+        return kinds
+    return [*kinds, *(f'{kind}-eager' for kind in kinds), 'table-float16']
 
 
 def tokens_and_vocabulary():
@@ -66,23 +90,15 @@ def tokens_and_vocabulary():
     return torch.from_numpy(blocks), spelling, torch.from_numpy(np.bincount(file, minlength=V))
 
 
-def our_model(kind, where, context):
-    """(model, tokens), of kind table, byte_pool, int8 or batch16."""
-    from stlm import fast
-    from stlm import machine as machines
+def our_model(kind, spelling, counts):
+    """Of kind table or byte_pool, with random weights; or the run's."""
     from stlm import run
-    machines.keep_freed_memory()
-    tokens, spelling, counts = tokens_and_vocabulary()
+    if out_dir and job == 'generate':
+        return run.load_run(out_dir)[0]
     from model import Config
     config = Config(block_size=T, vocab_size=V, n_layer=L, n_head=H, n_kv_head=H, n_embd=C, ffn=ffn, d_ff=d_ff,
-                    embedding='byte_pool' if kind == 'byte_pool' else 'table')
-    model = run.build_model(config, spelling or [None] * V, counts).to(where)
-    model.dropout.set(dropout)
-    if job == 'generate':
-        model.eval()
-        with context:
-            fast.prepare_to_generate(model, 'int8' if kind == 'int8' else 'float32', where)
-    return model, tokens.to(where)
+                    embedding=kind)
+    return run.build_model(config, spelling or [None] * V, counts)
 
 
 def now():
@@ -93,60 +109,93 @@ def now():
     return time.perf_counter()
 
 
+def answer(measure):
+    """For each line of standard input, measure once and print the tokens per second."""
+    for _ in sys.stdin:
+        print(measure(), flush=True)
+
+
 def work():
-    """For each line of standard input do the job once, and answer with tokens per second."""
-    import contextlib
     import torch
-    from stlm.machine import pick_device
-    where, context, _ = pick_device(device, dtype)
-    on_gpu = where.type == 'cuda'
+    from stlm.machine import keep_freed_memory, pick_device
+    kind, _, way = worker.partition('-')
+    numbers = {'float32': 'float32', 'int8': 'float32', 'float16': 'float16', 'bfloat16': 'bfloat16'}.get(way, dtype)
+    where, context, _ = pick_device(device, numbers)
+    keep_freed_memory()
     torch.manual_seed(0)
-    if worker == 'nanogpt':
+    tokens, spelling, counts = tokens_and_vocabulary()
+    if kind == 'nanogpt':
         sys.path.insert(0, nanogpt)
         sys.stdout, stdout = sys.stderr, sys.stdout
         from model import GPT, GPTConfig
         model = GPT(GPTConfig(block_size=T, vocab_size=V, n_layer=L, n_head=H, n_embd=C, dropout=dropout, bias=False))
-        model.to(where)
-        optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), where.type)
         sys.stdout = stdout
-        if on_gpu:
+        tokens = tokens.to(where)
+        if where.type == 'cuda':
             torch.set_float32_matmul_precision('high')   # TF32 outside of bfloat16, as its train.py has it
         else:
             context = contextlib.nullcontext()
-        tokens = tokens_and_vocabulary()[0].to(where)
     else:
-        model, tokens = our_model(worker, where, context)
-        if job == 'train':
-            optimizer = torch.optim.AdamW(model.parameters(), 6e-4, (0.9, 0.95), weight_decay=0.1, fused=True)
-    compiled = torch.compile(model) if on_gpu and job == 'train' else model
+        model = our_model(kind, spelling, counts)
+        model.dropout.set(dropout)
+    model.to(where)
+    if job == 'train':
+        train(model, tokens, where, context, kind, way)
+    else:
+        generate(model.eval(), tokens, where, context, kind, way)
+
+
+def train(model, tokens, where, context, kind, way):
+    import torch
+    on_gpu = where.type == 'cuda'
+    if kind == 'nanogpt':
+        optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), where.type)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), 6e-4, (0.9, 0.95), weight_decay=0.1, fused=True)
+    scaler = torch.amp.GradScaler(where.type, enabled=way == 'float16')
+    compiled = torch.compile(model) if on_gpu and way != 'eager' else model
     x, y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     n_steps = steps or (20 if on_gpu else 1)
-    for _ in sys.stdin:
-        if job == 'train':
-            start = now()
-            for _ in range(n_steps):
-                with context:
-                    loss = compiled(x, y)
-                (loss[1] if worker == 'nanogpt' else loss.mean()).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            print(n_steps * x.numel() / (now() - start), flush=True)
-        elif worker == 'nanogpt':
-            model.eval()
-            start = now()
+
+    def measure():
+        start = now()
+        for _ in range(n_steps):
             with context:
-                model.generate(tokens[:1, :400], 8, top_k=200)
-            print(8 / (now() - start), flush=True)
+                loss = compiled(x, y)
+            scaler.scale(loss[1] if kind == 'nanogpt' else loss.mean()).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+        return n_steps * x.numel() / (now() - start)
+    answer(measure)
+
+
+def generate(model, tokens, where, context, kind, way):
+    from stlm.fast import prepare_to_generate
+    size = 16 if way == 'batch16' else 1
+    idx, n = (tokens[:1, :400], 8) if kind == 'nanogpt' else (tokens[:1, :prompt].expand(size, -1), new)
+    if out_dir and kind != 'nanogpt':
+        idx = idx % model.config.vocab_size
+
+    def measure():
+        if kind == 'nanogpt':
+            start = now()
+            model.generate(idx, n, top_k=200)
         else:
-            size = 16 if worker == 'batch16' else 1
-            with context, torch.no_grad():
-                produced = model.generate(tokens[:1, :prompt].expand(size, -1), new + 1, temperature=0)
-                next(produced)   # the prompt is read
-                start = now()
-                for _ in produced:
-                    pass
-            print(size * new / (now() - start), flush=True)
+            produced = model.generate(idx, n + 1, temperature=0)
+            next(produced)   # the prompt is read
+            start = now()
+            for _ in produced:
+                pass
+        return size * n / (now() - start)
+    with context:
+        if kind == 'nanogpt':
+            answer(measure)
+        else:
+            with prepare_to_generate(model, way if way in ('float32', 'bfloat16', 'int8') else dtype, where, size):
+                answer(measure)
 
 
 def ask(process):
@@ -156,6 +205,29 @@ def ask(process):
         return float(process.stdout.readline())
     except (OSError, ValueError):   # it is dead, or died
         raise Failure(f'{process.args[-1]} ended without an answer; its error is above')
+
+
+def write_llama2c(folder):
+    """The files of run and of runq: of the run, or of random weights in the same shape."""
+    from stlm import run
+    from stlm.tokenizer import make_tokenizer
+    from tools import convert
+    from tools.llama2c import write_model
+    if out_dir:
+        model, tokenizer, _ = run.load_run(out_dir)
+    else:
+        model = our_model('table', None, None)
+        ranks = {bytes([i]): i for i in range(256)} | {b'<%d>' % i: i for i in range(256, V - 1)}
+        tokenizer = make_tokenizer('numbers', ranks)
+    weights = convert.llama_weights(model)
+    for program in LLAMA2C:
+        write_model(folder / f'{program}.bin', weights, model.config, tokenizer, program == 'runq')
+
+
+def rate_of_llama2c(program, folder):
+    done = subprocess.run([pathlib.Path(llama2c).resolve() / program, folder / f'{program}.bin', '-z',
+                           folder / f'{program}.tokenizer.bin', '-t', '0', '-n', str(new)], capture_output=True)
+    return float(re.search(rb'achieved tok/s: ([\d.]+)', done.stderr)[1])
 
 
 def peak_of(where, machine):
@@ -168,63 +240,49 @@ def peak_of(where, machine):
     return peak or (known[0] if known and 'bfloat16' in machine else 0), name
 
 
-def llama2c_rate(folder):
-    """Tokens per second of run.c with random weights of the same shape, float32."""
-    import numpy as np
-    files = pathlib.Path(folder) / 'model.bin', pathlib.Path(folder) / 'tokenizer.bin'
-    if not files[0].exists():
-        numbers = V * C + 2 * L * C + 4 * L * C * C + 3 * L * C * d_ff + C + T * (C // H)
-        weights = np.random.default_rng(0).standard_normal(numbers, dtype='f4') * 0.02
-        files[0].write_bytes(struct.pack('7i', C, d_ff, L, H, H, V, T) + weights.tobytes())
-        pieces = [f'<{i}>'.encode() for i in range(V)]
-        files[1].write_bytes(struct.pack('i', 16) + b''.join(
-            struct.pack('fi', 0.0, len(piece)) + piece for piece in pieces))
-    done = subprocess.run([pathlib.Path(llama2c).resolve() / 'run', files[0], '-z', files[1], '-t', '0',
-                           '-n', str(new)], capture_output=True)
-    return float(re.search(rb'achieved tok/s: ([\d.]+)', done.stderr)[1])
+def share_of_peak(name, rate, tflops):
+    """How much of the peak a training reaches, in products with matrices and in causal attention (MFU)."""
+    matrices, width = (2, 4 * C) if name.startswith('nanogpt') else (3 if ffn == 'swiglu' else 2, d_ff)
+    core = L * (4 * C * C + matrices * C * width) + V * C
+    return rate * (6 * core + 6 * L * T * C) / tflops / 1e12
 
 
 def main():
     from stlm.machine import pick_device
     where, _, machine = pick_device(device, dtype)   # or the end, in one line
-    names = ['nanogpt'] * bool(nanogpt) + ['table'] + ['byte_pool'] * bool(text)
-    if job == 'generate':
-        names += ['int8'] * (where.type == 'cpu') + ['batch16'] + ['llama2c'] * bool(llama2c)
     if nanogpt and not pathlib.Path(nanogpt, 'model.py').exists():
         raise Failure(f'--nanogpt={nanogpt}: no model.py there; git clone https://github.com/karpathy/nanoGPT {nanogpt}')
-    if llama2c and not pathlib.Path(llama2c, 'run').exists():
-        raise Failure(f'--llama2c={llama2c}: no `run` there; {__doc__.splitlines()[5].strip()}')
+    for program in LLAMA2C if llama2c else ():
+        if not pathlib.Path(llama2c, program).exists():
+            raise Failure(f'--llama2c={llama2c}: no `{program}` there; {__doc__.splitlines()[5].strip()}')
+    names = names_of_workers()
     processes = {name: subprocess.Popen(
         [sys.executable, __file__, *sys.argv[1:], f'--worker={name}'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True) for name in names if name != 'llama2c'}
+        text=True) for name in names if name not in LLAMA2C}
     rates = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(rounds + 1):   # the first one compiles and warms up
+        if 'run' in names:
+            write_llama2c(pathlib.Path(folder))
+        for _ in range(rounds + 1):   # the first one compiles and warms up
             for name in names:
-                if name == 'llama2c':
-                    rates[name].append(llama2c_rate(folder))
-                else:
-                    rates[name].append(ask(processes[name]))
+                rates[name].append(ask(processes[name]) if name in processes
+                                   else rate_of_llama2c(name, pathlib.Path(folder)))
     for process in processes.values():
         process.stdin.close()
     tflops, hardware = peak_of(where, machine)
     print(f'{machine}, {hardware}')
     for name, found in rates.items():
-        print(f'{job:8} {name:10} {statistics.median(found[1:]):8.1f} tokens/s '
-              f'({min(found[1:]):.1f} to {max(found[1:]):.1f})')
-    for name, matrices, width in [('nanogpt', 2, 4 * C), ('table', 3 if ffn == 'swiglu' else 2, d_ff)]:
-        if tflops and job == 'train' and name in rates:
-            core = L * (4 * C * C + matrices * C * width) + V * C
-            operations = 6 * core + 6 * L * T * C   # a token's: products with matrices, and attention's, causal
-            share = statistics.median(rates[name][1:]) * operations / tflops / 1e12
-            print(f'{name}: {share:.1%} of {tflops} TFLOP/s (MFU)')
+        rate = statistics.median(found[1:])
+        share = f', {share_of_peak(name, rate, tflops):.1%} of {tflops} TFLOP/s (MFU)' if (
+            tflops and job == 'train' and not name.startswith('byte_pool')) else ''
+        print(f'{job:8} {name:18} {rate:9.1f} tokens/s ({min(found[1:]):.1f} to {max(found[1:]):.1f}){share}')
     if where.type == 'cuda' and job == 'train' and not tflops:
         print('MFU needs --peak: the TFLOP/s of this GPU are not among PEAKS, or not in this dtype')
-    for name, other in [('table', 'nanogpt'), ('byte_pool', 'nanogpt'), ('byte_pool', 'table'), ('table', 'llama2c'),
-                        ('int8', 'table'), ('batch16', 'table')]:
+    for name, other in RATIOS:
         if name in rates and other in rates:
             ratios = [a / b for a, b in zip(rates[name][1:], rates[other][1:])]
             print(f'{name} / {other}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})')
 
 
-work() if worker else main()
+if __name__ == '__main__':
+    work() if worker else main()
