@@ -36,7 +36,7 @@ def shared_length(choices):
 def keeps_only_keys_and_values(model):
     """Can several texts go on from one text's cache? Not if an idea keeps something else there."""
     caches = [LayerCache(1) for _ in model.blocks]
-    model.hidden(torch.zeros(1, 1, dtype=torch.long, device=model.norm.weight.device), caches)
+    model.hidden(torch.zeros(1, 1, dtype=torch.long), caches)
     return all(vars(cache).keys() == {'room', 'length', 'k', 'v'} for cache in caches)
 
 
@@ -69,7 +69,7 @@ def score_rows(model, rows, choices_of_rows, caches, past=0):
     """Read rows of tokens that come after `past` others, and add to the choices of each row what its states say of
     their next tokens. A prediction that several choices have in common is computed once."""
     padded = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)        # (B, T)
-    h = model.hidden(padded.to(model.norm.weight.device), caches)                       # (B, T, C)
+    h = model.hidden(padded, caches)                                                    # (B, T, C)
     predictions = defaultdict(list)   # {(row, place in it, next token): the choices that have it}
     for b, (row, choices) in enumerate(zip(rows, choices_of_rows)):
         for choice in choices:
@@ -78,7 +78,7 @@ def score_rows(model, rows, choices_of_rows, caches, past=0):
                 predictions[b, place - past, choice.ids[place + 1]].append(choice)
     if not predictions:
         return
-    b, t, targets = torch.tensor([*predictions], device=h.device).T                     # 3 x (N)
+    b, t, targets = torch.tensor([*predictions]).T                                      # 3 x (N)
     nll = model.tokens.nll(h[b, t][None], targets[None])[0]                             # (N)
     for nats, choices in zip(nll.tolist(), predictions.values()):
         for choice in choices:

@@ -84,7 +84,7 @@ CONFIGS = [   # ways in which people write one, and what it sets
     ('globals().update(n_embd=48)', dict(n_embd=48)), ('import math\nd_ff = math.ceil(63.5)', dict(d_ff=64)),
     ('def f():\n    seed = 7\n    return 9\nmax_iters = f()', dict(max_iters=9)), ('# nothing', {}),
     ('for seed in range(4): pass', dict(seed=3)), ('if True:\n    ema: float = 0.5', dict(ema=0.5)),
-    ('_n = 2\nn_head, n_kv_head = 2 * _n, _n', dict(n_head=4, n_kv_head=2)), ('learning_rate *= 2', dict(learning_rate=0.012))]
+    ('_n = 2\nn_head, n_kv_head = 4 * _n, _n', dict(n_head=8, n_kv_head=2)), ('learning_rate *= 2', dict(learning_rate=0.012))]
 SET, FILES = pathlib.Path('data/book-bpe300'), ['train.bin', 'val.bin', 'test.bin']
 
 

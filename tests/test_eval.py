@@ -175,11 +175,16 @@ def test_a_choice_that_a_model_cannot_read_is_named():
         eval_mc.answer_questions(model, tokenizers.make_tokenizer('byte', tokenizers.named_ranks('byte')), [questions.make_item('Q', ['y', 'x' * 65], 0)])
 
 
-def test_a_model_whose_numbers_are_none_is_refused(encoding):
-    model = tiny(vocab_size=401)
-    model.blocks[0].ffn.up.weight.data[0, 0] = float('nan')
+@pytest.mark.parametrize('part', ['blocks.0.ffn.up', 'blocks.1.attn.key', 'tokens.head', 'tokens.pool', 'tokens.decoder.0.attn.out'])
+def test_a_model_whose_numbers_are_none_is_refused(part):
+    table, change = part == 'tokens.head', BYTES | dict(vocab_size=256, max_bytes=1)
+    bytes_ = tokenizers.make_tokenizer('byte', tokenizers.named_ranks('byte'))
+    model = tiny(vocab_size=256) if table else GPT(Config(**TINY | change), tokenizers.spelling_of(bytes_)).eval()
+    items = [questions.make_item('The', ['cat', 'moon'], 0)] * 3
+    eval_mc.answer_questions(model, bytes_, items)
+    model.get_submodule(part).weight.data[5] = float('nan')
     with exits('nan', 'weights', lines=1):
-        eval_mc.answer_questions(model, encoding, [questions.make_item('The', ['cat', 'moon'], 0)] * 3)
+        eval_mc.answer_questions(model, bytes_, items)
 
 
 # ---- metrics
