@@ -9,6 +9,7 @@ import builtins
 import difflib
 import itertools
 import pathlib
+import re
 import sys
 import traceback
 import types
@@ -146,6 +147,8 @@ def literal(text):
 def convert(value, kinds, where):
     """A flag's text, or a config file's value, as one of kinds; 1 is also a float, 1e4 an int."""
     text = value
+    if re.search('[\0\ud800-\udfff]', str(text)):   # no text of ours, and no path, has these
+        raise Failure(f'{where}={text!a:.80}: not UTF-8 (a terminal in another encoding?)')
     if isinstance(value, str) and str not in kinds:
         value = literal(text)
     if type(value) is int and int not in kinds and float in kinds and abs(value) <= LARGEST:

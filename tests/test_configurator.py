@@ -55,7 +55,8 @@ def test_flags_get_the_type_of_their_default(configure, flag, name, value):
     (['--max_itres=3'], ['max_itres', 'max_iters']), (['--max_iters=1.5'], ['max_iters', '1.5', 'int']),
     (['--max_iters=many'], ['many', 'int']), (['--learning_rate=fast'], ['fast', 'float']),
     (['--compile=maybe'], ['maybe', 'bool']), (['--max_iters'], ['--max_iters', 'VALUE']),
-    (['--later=2'], ['later']), (['--max_iters=0'], ['max_iters=0', '1']), (['--name=y'], ['name=y', 'x, a=b']), (['nowhere.py'], ['nowhere.py']), (['-x'], ['-x'])])
+    (['--later=2'], ['later']), (['--max_iters=0'], ['max_iters=0', '1']), (['--name=y'], ['name=y', 'x, a=b']), (['nowhere.py'], ['nowhere.py']), (['-x'], ['-x']),
+    (['--name=a\udce9'], ['name', 'udce9', 'UTF-8'])])
 def test_a_wrong_flag_ends_in_one_line_that_names_it(configure, argv, words):
     with pytest.raises(Failure) as error:
         configure(*argv)
@@ -64,7 +65,8 @@ def test_a_wrong_flag_ends_in_one_line_that_names_it(configure, argv, words):
 
 @pytest.mark.parametrize('config, words', [
     ('max_itres = 3', ['my.py', 'max_itres', 'max_iters']), ("max_iters = 'three'", ['my.py', 'three', 'int']),
-    ('max_iters = ', ['my.py', 'SyntaxError', 'line 1']), ('max_iters = nmae', ['my.py', 'nmae'])])
+    ('max_iters = ', ['my.py', 'SyntaxError', 'line 1']), ('max_iters = nmae', ['my.py', 'nmae']),
+    ("name = 'a\\0'", ['my.py', 'name', 'UTF-8'])])
 def test_so_does_a_wrong_config_file(configure, config, words):
     with pytest.raises(Failure) as error:
         configure(config=config)
