@@ -244,7 +244,7 @@ if __name__ == '__main__':
         drawn = text.next(along(share_points, it), batch_size * grad_accum)
         mine = drawn[machine.rank::machine.world]
         for micro in range(n_micro):
-            x, y = load_blocks(mine[micro::n_micro], block_size, machine.device)
+            x, y = load_blocks(mine[micro::n_micro], block_size)
             trained.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up gradients once
             with machine.autocast:
                 loss = trained(x, y).mean() / n_micro

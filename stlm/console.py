@@ -40,7 +40,7 @@ def one_line(kind, error, trace):
     else:
         return sys.__excepthook__(kind, error, trace)
     if FIRST:
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
     if kind in (KeyboardInterrupt, BrokenPipeError):
         os._exit(130 if kind is KeyboardInterrupt else 1)   # at once: a closed pipe can't be flushed
 

@@ -40,7 +40,7 @@ def count_flops(model, tokens, block_size):
     """Of a copy on the CPU, whose attention is counted: nothing of the training changes. In training the loss is often
     another than in evaluation; a backward pass costs two forward passes, or less where some weights are fixed."""
     model = copy.deepcopy(model).cpu()
-    x, y = load_blocks([(tokens, 0)], block_size, 'cpu')
+    x, y = load_blocks([(tokens, 0)], block_size)
     counts = {}
     with torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH):
         for what in ('training', 'evaluation'):
@@ -83,7 +83,7 @@ def continue_text(machine, model, text, prompt='', n=25):
     ids = text.encoding.encode_ordinary(prompt) or open_split(*text.sets[0], 'val', 1)[1:9].tolist()
     generator = torch.Generator(machine.device)
     generator.manual_seed(0)
-    idx = torch.tensor([[text.encoding.eot_token, *ids]], device=machine.device)                     # (1, T)
+    idx = torch.tensor([[text.encoding.eot_token, *ids]])   # (1, T)
     was_training = model.training
     with machine.autocast:
         ids += [token.item() for token in model.eval().generate(idx, n, temperature=0.8, top_k=50, generator=generator)]

@@ -52,14 +52,14 @@ def count_tokens(tokens, vocab_size):
     return counts
 
 
-def load_blocks(blocks, block_size, device):
-    """The tokens of the blocks [(token file, start)], and the token after each: two (B, T) int64."""
+def load_blocks(blocks, block_size):
+    """The tokens of the blocks [(token file, start)], and the token after each: two (B, T) int64 on the CPU."""
     rows = []
     for tokens, start in blocks:
         if os.path.getsize(tokens.filename) < tokens.nbytes:   # reading on would end the process without a word
             raise Failure(f'{tokens.filename} has become shorter; prepare it again, then go on with --init_from=resume')
         rows.append(tokens[start:start + block_size + 1])
-    rows = torch.from_numpy(np.stack(rows).astype(np.int64)).to(device)          # (B, T + 1)
+    rows = torch.from_numpy(np.stack(rows).astype(np.int64))          # (B, T + 1)
     return rows[:, :-1], rows[:, 1:]
 
 
@@ -182,7 +182,7 @@ def bits_per_byte(model, sets, token_bytes, split='val', most_tokens=math.inf, s
         for i in range(rank * batch_size, len(windows), world * batch_size):
             batch = windows[i:i + batch_size]
             blocks = [(tokens, end - block_size) for _, end in batch]
-            x, y = load_blocks(blocks, block_size, device)
+            x, y = load_blocks(blocks, block_size)
             with autocast:
                 nll = model(x, y).cpu().double()                              # (B, T)
             for row, (done, end) in zip(nll, batch):

@@ -534,7 +534,7 @@ def test_a_token_file_cut_while_training_is_one_line(trained, tmp_path):
     with open(tokens.filename, 'r+b') as file:
         file.truncate(4096)
     with pytest.raises(Failure, match='become shorter'):
-        texts.load_blocks([(tokens, 20000)], 32, 'cpu')
+        texts.load_blocks([(tokens, 20000)], 32)
 
 
 def test_a_clock_set_back_never_makes_seconds_negative(trained):

@@ -83,7 +83,7 @@ def recover(model, tokens, steps, peak):
     optimizer = torch.optim.Adam(model.parameters(), peak)
     for step in range(steps):
         optimizer.param_groups[0]['lr'] = peak * (1 - step / steps)
-        x, y = text.load_blocks([order.next() for _ in range(8)], order.block_size, 'cpu')
+        x, y = text.load_blocks([order.next() for _ in range(8)], order.block_size)
         optimizer.zero_grad()
         model(x, y).mean().backward()
         optimizer.step()
