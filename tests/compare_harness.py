@@ -55,7 +55,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from tools import convert
+from tools import convert, huggingface
 import eval_mc
 from stlm import questions
 from stlm import tokenizer as tokenizers
@@ -224,8 +224,10 @@ def time_both(model, tokenizer, lm, folder, name):
 def the_model():
     """A random one: when timed of 50M parameters, else small, with weights far from the initial ones."""
     torch.manual_seed(seed)
-    small = {} if speed else dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, d_ff=128)
-    model = GPT(Config(block_size=block_size, **small)).eval()
+    shape = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, d_ff=128)
+    if speed:   # config/tiny_50m.py
+        shape = dict(n_layer=10, n_head=16, n_kv_head=16, n_embd=512, d_ff=1536)
+    model = GPT(Config(vocab_size=50257, block_size=block_size, **shape)).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, mean=float(p.dim() == 1), std=0.02 if speed else 0.2)
     return model
@@ -240,7 +242,7 @@ def main():
         model, tokenizer = the_model(), tokenizers.make_tokenizer('gpt2', tokenizers.named_ranks('gpt2'))
         weights = convert.llama_weights(model)
     with tempfile.TemporaryDirectory() as folder:
-        convert.write_hf(pathlib.Path(folder), weights, model.config, tokenizer)
+        huggingface.write_model(pathlib.Path(folder), weights, model.config, tokenizer)
         lm = HFLM(pretrained=folder, dtype=harness_dtype, batch_size=8, device='cpu')
     print(f'{datasets.__name__} {datasets.__version__}, lm_eval {lm_eval.__version__}, torch {torch.__version__}, '
           f'{torch.get_num_threads()} threads')
