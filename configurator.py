@@ -2,7 +2,7 @@
 Settings. A script keeps them as plain `name = value  # comment` lines at its top, and below them calls
     settings = configure(globals())
 Then `python train.py config/tiny_10m.py --max_iters=100` runs the config file (it is Python), applies the flags,
-left to right, and returns all settings. `--help` lists them.
+left to right, and returns all settings. `--help` lists them. Whoever only uses the scripts needs no more of this file.
 """
 import ast
 import builtins
@@ -38,6 +38,7 @@ def configure(namespace, one_of={}, may_be_0='', argv=None, earlier=None):
         known |= settings_of_model()
     settings = {name: each.default for name, each in known.items()}
     before = earlier.settings.items() if earlier else ()
+    # an idea first, since it brings more settings
     given = [(earlier.path, name, value) for name, value in sorted(before, key=lambda item: item[0] != 'idea')]
     for where, name, value in itertools.chain(given, read_argv(argv, settings, usage)):
         if name not in known:
@@ -82,7 +83,7 @@ def read_argv(argv, settings, usage):
 def check_number(name, value, default):
     """No number is negative, and a whole one is at least 1 unless its default is 0."""
     least = 1 if type(default) is int and default > 0 else 0
-    if not least <= value <= LARGEST:   # nan is not
+    if not least <= value <= LARGEST:   # false for nan, too
         raise Failure(f'{name}={value} must be at least {least} and at most {LARGEST:,}')
 
 
@@ -95,7 +96,7 @@ def read_settings(path, inside=''):
         nodes = [line for node in nodes if getattr(node, 'name', '') == inside for line in node.body]
     found = {}
     for node in nodes:
-        if isinstance(node, (ast.ImportFrom, ast.If)) and not inside:   # of configure, and where it is called
+        if isinstance(node, (ast.ImportFrom, ast.If)) and not inside:   # the settings stand above these
             break
         if isinstance(node, ast.Assign) and not node.targets[0].id.isupper():   # a CONSTANT is no setting
             name, kinds = node.targets[0].id, ''
@@ -132,8 +133,8 @@ def run_file(path, settings):
         lines = [f', line {at.lineno}' for at in trace if at.filename == path]
         raise Failure(f'{path}{"".join(lines[-1:])}: {type(error).__name__}: {error}')
     found = {name: value for name, value in names.items() if name not in settings or value is not settings[name]}
-    aside = (types.ModuleType, types.FunctionType, type)   # what it imports and defines
-    return {name: value for name, value in found.items() if not name.startswith('_') and not isinstance(value, aside)}
+    not_settings = (types.ModuleType, types.FunctionType, type)   # what it imports and defines
+    return {name: value for name, value in found.items() if not name.startswith('_') and not isinstance(value, not_settings)}
 
 
 def literal(text):

@@ -19,7 +19,7 @@ train_tokens = 0               # tokens of each data set to train on, its first 
 idea = ''                      # a file in ideas/; --help then lists its settings too
 # training
 init_from = 'scratch'          # scratch; resume: go on from out_dir/ckpt.pt; or a run's folder:
-                               # start from its weights (with lora_rank, train adapters alone)
+                               # start from its weights (with lora_rank, train only LoRA's)
 max_iters = 600                # steps of the optimizer
 batch_size = 8                 # blocks in a forward pass
 grad_accum = 1                 # forward passes in a step, over all processes
@@ -28,7 +28,7 @@ learning_rate = 6e-3           # AdamW's peak learning rate
 muon_lr = 0.04                 # Muon's peak learning rate
 weight_decay = 0.1             # decay of matrices; vectors have none
 beta2 = 0.95                   # AdamW's; its beta1 is 0.9
-grad_clip = 1.0                # largest norm of the gradient; 0 for any
+grad_clip = 1.0                # largest norm of the gradient; 0: no limit
 schedule = 'cosine'            # learning rate: half a cosine, or wsd (level, then a line down)
 warmup_iters = 5               # steps of linear warmup
 decay_share = 0.4              # share of all steps that wsd's line down takes
@@ -42,17 +42,19 @@ eval_interval = 200            # steps from one held-out evaluation and checkpoi
 eval_tokens = 2**20            # most tokens of an evaluation, of each data set; the last reads all
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
-stride = 0                     # tokens from a window of eval_only to the next; 0: half of one
+stride = 0                     # eval_only: tokens that the window moves on by; 0: half a window
 log_interval = 25              # steps from one line to the next
 # machine
 device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'                 # bfloat16, float16 or float32; auto is what the hardware computes in
 compile: str | bool = 'auto'   # torch.compile: yes, no, or auto: on CUDA, for a run of some length
 
+# what a text may be, and whole numbers that may be 0 though their default isn't
 KINDS = dict(optimizer='adamw muon', schedule='cosine wsd', split='val test',
              dtype='auto bfloat16 float16 float32', compile='auto yes no True False')
 MAY_BE_0 = 'warmup_iters seed'
 from configurator import configure
+# before the slow imports; config files and flags replace the settings above
 if __name__ == '__main__':
     settings = configure(globals(), KINDS, MAY_BE_0)
 
@@ -91,17 +93,18 @@ def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_s
     """Linear warmup; then from 1 to final_lr as half a cosine, or level and then a line (wsd)."""
     if it < warmup_iters:
         return (it + 1) / (warmup_iters + 1)
-    done = (it - warmup_iters) / max(1, max_iters - warmup_iters)
-    height = (1 + math.cos(math.pi * done)) / 2
     if schedule == 'wsd':
-        height = min(1, (max_iters - it) / (decay_share * max_iters + 1))
+        height = min(1, (max_iters - it) / (decay_share * max_iters + 1))   # + 1: the last step counts
+    else:
+        done = (it - warmup_iters) / max(1, max_iters - warmup_iters)
+        height = (1 + math.cos(math.pi * done)) / 2
     return final_lr + (1 - final_lr) * height
 
 
-def check_points(name, points, fits):
+def check_points(name, points, is_valid):
     try:
         steps = [float(step) for step, _ in points]
-        good = steps and steps == sorted(set(steps)) and all(fits(value) for _, value in points)
+        good = steps and steps == sorted(set(steps)) and all(is_valid(value) for _, value in points)
     except (TypeError, ValueError):
         good = False
     if not good:
@@ -110,7 +113,7 @@ def check_points(name, points, fits):
 
 
 def check_settings(settings, dropout_points, share_points, n_sets, earlier):
-    """What can't be, beyond the range of a single setting."""
+    """Refuse settings that contradict each other."""
     check_points('dropout', dropout_points, lambda p: 0 <= p < 1)
     check_points('shares', share_points,
                  lambda row: len(row) == n_sets and min(row) >= 0 and 0 < sum(row) < math.inf)
@@ -163,7 +166,8 @@ if __name__ == '__main__':
     flops = report.before(machine, model, text, settings, mean_shares, checkpoint)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
     judged = average.module if average else model   # what is evaluated and kept
-    model.dropout.set(max(p for _, p in dropout_points))   # else it is not compiled in
+    # the largest p first: a compiled model has dropout only if it was on when it was compiled
+    model.dropout.set(max(p for _, p in dropout_points))
 
     # all that changes in training: a checkpoint has each part's state, a resume gives it back
     torch.manual_seed(seed + machine.rank)   # each process drops units of its own
@@ -187,7 +191,7 @@ if __name__ == '__main__':
     earlier = checkpoint = None   # so that its memory is free
     if machine.first:
         lock = run.take_folder(out.resolve(), fresh=not resume)
-        (out / 'result.json').unlink(missing_ok=True)   # a shorter run's
+        (out / 'result.json').unlink(missing_ok=True)   # left by a run with a smaller max_iters
         save_tokenizer(text.encoding, out)   # so that sample.py needs nothing but out_dir
 
     def is_due(interval):
@@ -211,9 +215,10 @@ if __name__ == '__main__':
         for name in names if machine.first else ():
             run.save_checkpoint(out / name, state)
 
-    trained = machine.ready(model, compile, max_iters - it)   # compiled, on all GPUs; Ctrl-C saves now
+    trained = machine.ready(model, compile, max_iters - it)   # compiled, on all GPUs
+    # from here on Ctrl-C saves before it stops
     model.train()
-    n_micro = machine.part_of(grad_accum)
+    n_micro = machine.part_of(grad_accum)   # forward passes of this process in a step
     meter.start(it)
     while True:
         # look: log, evaluate, save
@@ -225,7 +230,7 @@ if __name__ == '__main__':
             save('best.pt', 'ckpt.pt')
         elif 'val_bpb' in row or machine.stopped:
             save('ckpt.pt')
-        if machine.stopped:   # what was due at this step is made again when the run goes on
+        if machine.stopped:   # this step's row isn't written: the resumed run makes it again
             machine.say(f'stopped at step {it} and saved; go on with: '
                         + command('train.py', out_dir=out_dir, init_from='resume'))
             sys.exit(130)
@@ -241,8 +246,8 @@ if __name__ == '__main__':
                 group['lr'] = peak * factor
         p = along(dropout_points, it)
         model.dropout.set(p)
-        drawn = text.next(along(share_points, it), batch_size * grad_accum)
-        mine = drawn[machine.rank::machine.world]
+        drawn = text.next(along(share_points, it), batch_size * grad_accum)   # the step's blocks
+        mine = drawn[machine.rank::machine.world]   # and this process's
         for micro in range(n_micro):
             x, y = load_blocks(mine[micro::n_micro], block_size)
             trained.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up gradients once
