@@ -26,6 +26,7 @@ from stlm import meter
 from stlm import run as runs
 from stlm import text as texts
 from stlm import tokenizer as tokenizers
+import windows
 from helpers import ROOT, SMALL, fails_in_one_line, run, set_clock_back, story
 
 BYTES = ['--embedding=byte_pool', '--n_byte_embd=16', '--n_byte_head=2', '--n_encoder_layer=1']
@@ -599,6 +600,32 @@ def test_a_logs_spreadsheet_is_one_line(trained):
     (['--lora_rank=2'], ['lora_rank=2', 'init_from']), (['--idea=nothing'], ['idea=nothing'])])
 def test_settings_at_their_edges_are_one_line(trained, args, words):
     fails_in_one_line(train(trained[0], *args), *words)
+
+
+def test_under_windows_rules_for_files_a_run_is_trained_replaced_resumed_and_sampled(trained):
+    folder = trained[0]
+    for flags in ([], ['--seed=3'], ['--init_from=resume', '--max_iters=25']):
+        status, out, err = train(folder, *flags, '--out_dir=out/windows', first=windows.simulate)
+        assert status == 0, err
+    assert load(folder / 'out/windows/ckpt.pt')['iter'] == 25 and load(folder / 'out/windows.1/ckpt.pt')['iter'] == 20
+    status, out, err = run(folder, 'sample.py', '--out_dir=out/windows', '--max_new_tokens=3', '--device=cpu', first=windows.simulate)
+    assert status == 0, err
+    with open(folder / 'out/windows/best.pt', 'rb'):   # a reader that stays: training goes on, and says so
+        status, out, err = train(folder, '--out_dir=out/windows', '--init_from=resume', '--max_iters=30', '--eval_interval=30', first=windows.simulate)
+    assert status == 0 and 'best.pt: not written' in out, err
+    assert load(folder / 'out/windows/ckpt.pt')['iter'] == 30
+
+
+def test_a_row_that_another_program_keeps_from_being_written_comes_with_the_next(tmp_path, monkeypatch):
+    rows = meter.Meter(machines.Machine('cpu', 'float32'), machines.Scaler('cpu', torch.float32), tmp_path / 'log.csv', 10, 64, 640, 2.0, 1)
+    rows.start(0)
+    rows.write(0, dict(val_loss=3.0))
+    with monkeypatch.context() as held:
+        held.setattr('builtins.open', lambda *args, **kwargs: (_ for _ in ()).throw(PermissionError(13, 'held')))
+        rows.write(1, dict(train_loss=2.0))
+    rows.write(2, dict(train_loss=1.0))
+    written = list(csv.DictReader((tmp_path / 'log.csv').open()))
+    assert [row['iter'] for row in written] == ['0', '1', '2'] and written[1]['train_loss'] == '2'
 
 
 # ---- to start from another run
