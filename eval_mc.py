@@ -42,9 +42,9 @@ from stlm.scoring import log_probs
 # Answers
 
 def encode_choice(tokenizer, context, continuation):
-    """Both as token ids, encoded together, since a token may cross from one to the other: what the
-    context without its last spaces doesn't cover is the continuation's. An empty context is
-    <|endoftext|>."""
+    """Both as token ids. They are encoded together, since a token may cross from one to the other:
+    of the whole text's tokens, the choice's are those after the first len(tokens of the context
+    without its last spaces). An empty context is <|endoftext|>."""
     start = tokenizer.encode_ordinary(context.rstrip())
     whole = tokenizer.encode_ordinary(context + continuation)
     return start or [tokenizer.eot_token], whole[len(start):]
@@ -66,7 +66,7 @@ def encode_items(tokenizer, items, block_size):
 
 
 def answer_questions(model, tokenizer, items, batch_tokens=4096, progress=lambda done: None):
-    """(metrics of the items, each item's log-probabilities). The model must be in eval()."""
+    """(metrics of the items, each item's log-probabilities). Call model.eval() first."""
     questions = encode_items(tokenizer, items, model.config.block_size)
     scores = log_probs(model, questions, batch_tokens, progress)
     total = sum(map(sum, scores))
@@ -168,7 +168,7 @@ if __name__ == '__main__':
     title = f'{out_dir}, limit={limit}, num_fewshot={num_fewshot}'
     results = {}
     for name, items in loaded.items():
-        task = f'{pathlib.Path(file).stem}_own' if file else name   # not arc_easy for arc_easy.jsonl
+        task = f'{pathlib.Path(file).stem}_own' if file else name   # _own: the result of arc_easy stays
         progress = Progress(task)
         with autocast:
             result, scores = answer_questions(model, tokenizer, items, batch_tokens, progress)
@@ -187,5 +187,5 @@ if __name__ == '__main__':
             print_table(f'{title}: {task}', groups)
     if not file:
         print_table(title, results)
-        print('In brackets: standard errors from chance; from -2 to 2 it may be luck. A tie counts as '
-              'wrong. Published scores stand in docs/results.md.')
+        print('In brackets: how many standard errors above (+) or below (-) guessing; from -2 to 2 it may '
+              'be luck. A tie counts as wrong. Published scores stand in docs/results.md.')

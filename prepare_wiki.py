@@ -9,7 +9,7 @@ Documents (stlm/documents.py) -> token files.
 Writes data/<dataset>-<tokenizer>/: train.bin, val.bin and test.bin (flat arrays of token ids, each document preceded by
 <|endoftext|>), the tokenizer, and at the end meta.json (what is in them), without which a folder is no data set. What is
 there is never replaced: a training may read it. To prepare it anew, delete its folder first.
-Documents are split by a hash of their text: one stays where it is when others come or go. Empty documents and exact
+Documents are split by a hash of their text, so that one stays in its split when others are added or removed. Empty documents and exact
 duplicates are left out; what is kept is kept as it is, its Unicode too.
 Nothing is learned from val and test: a tokenizer is trained on the training split only.
 """
@@ -46,7 +46,7 @@ FORMAT = 3                 # version of the token files and meta.json
 SPLITS = ('train', 'val', 'test')
 NAMED = r'byte|gpt2(-[1-9]\d*)?|bpe\d+'   # tokenizers that a name makes
 BY_HASH = 'by a hash of each document'
-SMALL = 2**24              # bytes of files: a text of at most that is read once and held in memory
+SMALL = 2**24              # bytes: smaller texts are read once and held in memory
 LEAST = 32                 # tokens that a split must have
 FILES = (*(f'{split}.bin' for split in SPLITS), 'tokenizer.tiktoken', 'tokenizer.meta.json')
 
@@ -85,7 +85,8 @@ def split_all(texts, val_fraction):
 
 
 def split_small(texts, val_fraction):
-    """[(split, text)] of a list of texts, and how they were split, so that each split has some."""
+    """([(split, text)], a sentence that says how). By hash; if that leaves a split empty, the last parts of the joined
+    texts become val and test."""
     by_hash = list(split_all(texts, val_fraction))
     if len({split for split, _ in by_hash}) == 3:
         return by_hash, BY_HASH
@@ -97,7 +98,8 @@ def split_small(texts, val_fraction):
         end = start + len(text)
         places = [start, *(cut for cut in cuts if start < cut < end), end]
         for a, b in zip(places, places[1:]):
-            parts.append((SPLITS[sum(cut <= a for cut in cuts)], whole[a:b]))
+            n_cuts = sum(cut <= a for cut in cuts)   # at or before a: 0 train, 1 val, 2 test
+            parts.append((SPLITS[n_cuts], whole[a:b]))
         start = end
     return parts, 'the last parts of the text are val and test'
 
@@ -116,8 +118,8 @@ def end_of_line(text, place, slack):
 # data sets
 
 def set_folder(dataset, tokenizer, data_dir):
-    """A data set's folder, and its tokenizer if that is given as a folder's, else None. A run that goes on knows its
-    tokenizer by name: that of a public model finds the text that was prepared for it."""
+    """(a data set's folder, its tokenizer or None). `tokenizer` is a name like bpe4096; or a folder with a tokenizer; or,
+    from a resumed run, the name of such a folder's tokenizer, for which the data set exists already."""
     if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # train.py makes a mix of what has , and :
         raise Failure(f'dataset={dataset}: a name has only letters, digits, blanks, and single . _ + -')
     folder = pathlib.Path(data_dir, f'{dataset}-{tokenizer}')
@@ -170,7 +172,7 @@ def load_data(dataset, tokenizer, data_dir='data'):
 
 
 def hash_of(meta):
-    """One wrong digit in meta.json would be believed: it has a hash of the rest beside it."""
+    """A checksum of meta.json, which is stored in it: a damaged one is noticed."""
     return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
 
 

@@ -6,9 +6,9 @@ Text from a trained model. Everything it needs lies in the run's folder.
     echo "Once upon" | python sample.py --prompt=-
     python sample.py --prompt="The function" --top=10              # what may come next, and how likely it is
     python sample.py --prompt="The function" --show_tokens=True --html=tokens.html
-    python sample.py --near=" returns"                             # the tokens that the model takes for its like
+    python sample.py --near=" returns"                             # the tokens whose vectors are nearest to its own
 """
-out_dir = 'out/quick'     # the run's folder, of which best.pt is taken, else ckpt.pt; or the file itself
+out_dir = 'out/quick'     # the run's folder (its best.pt, or else ckpt.pt), or a checkpoint file
 prompt = ''               # text, FILE:path, or - for standard input; none begins a new text
 num_samples = 1           # drawn together, as one batch; the first one is streamed
 max_new_tokens = 200      # for each sample, which ends earlier where the model ends its text
@@ -57,8 +57,8 @@ def read_prompt(prompt):
 
 
 def stream(model, tokenizer, text, num_samples=1, max_new_tokens=200, **choice):
-    """Continue a text: after each new token yields what it adds to each sample, [num_samples strings]. It adds nothing
-    to one that has ended, or while a character isn't whole. `choice` is what model.choose() takes."""
+    """Continue a text: after each new token yields what it adds to each sample, [num_samples strings]: '' after a
+    sample's end, and while only some bytes of a character (é, 猫) are there. `choice` is what model.choose() takes."""
     spelling = spelling_of(tokenizer)
     idx = torch.tensor([show.ids_of(tokenizer, text)] * num_samples)                         # (num_samples, T)
     decoders = [codecs.getincrementaldecoder('utf-8')('replace') for _ in range(num_samples)]
@@ -98,11 +98,11 @@ def main():
     keep_freed_memory()
     model, tokenizer, checkpoint = load_run(out_dir, torch_device)
     about = f'{out_dir}, step {checkpoint["iter"]}'
-    if not checkpoint['iter'] and checkpoint['settings'].get('init_from') == 'scratch':   # not converted, nor fine-tuned
+    if not checkpoint['iter'] and checkpoint['settings'].get('init_from') == 'scratch':   # those from other models have learned
         print(f'{about}: a model that has learned nothing yet', file=sys.stderr)
     text = read_prompt(prompt)
 
-    with autocast:   # one for all steps: it keeps the matrices that it has rounded
+    with autocast:   # around all steps: it keeps the rounded matrices
         if near:
             print(show.chart(show.nearest(model, tokenizer, near, top or 10), '{:.2f}'))
         elif top:
