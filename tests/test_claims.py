@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from statistics import fmean
 
+import numpy as np
 import pytest
 
 from helpers import ROOT
@@ -63,8 +64,24 @@ def test_a_table_has_the_rows_of_its_csv_and_their_lowest_figures(study):
 
 @pytest.mark.parametrize('study', TABLES)
 def test_its_last_figures_are_the_means_and_ranges_of_the_seeds(study):
-    for name, ends in curves(study, 'all').items():   # older files have no such lines
-        assert table(study)[name]['bits per byte (range, seeds)'] == said([curve[0][1] for curve in ends]), name
+    on_the_way, at_the_end = curves(study), curves(study, 'all')
+    if 'held_out' not in lines(f'docs/{study}.csv')[0]:   # an older file, which has only what was read on the way
+        return
+    if part := {*on_the_way} != {*at_the_end}:
+        assert 'Both figures are of the first 32,768 held-out tokens' in page(f'docs/{TABLES[study]}.md')
+    for name, row in table(study).items():
+        ends = on_the_way[name] if part else at_the_end[name]
+        assert row['bits per byte (range, seeds)'] == said([curve[-1][1] for curve in ends]), name
+
+
+def test_bits_per_byte_at_equal_time_are_read_from_the_curves():
+    seconds, found = {row['name']: float(row['seconds']) for row in lines('docs/embedding_steps.csv')}, curves('embedding')
+    text = read('docs/embedding.md')
+    budget = min(seconds[name] * 450 for name in found)
+    assert f'At equal time, {budget:,.0f} seconds' in text
+    for name, seeds in found.items():
+        bits = [np.interp(budget / seconds[name], *zip(*curve)) for curve in seeds]
+        assert f'- {name}: {seconds[name]:.2f} s a step, {budget / seconds[name]:.0f} steps, {said(bits)}' in text
 
 
 # ---- BLiMP: docs/blimp.csv has a line for each template and for how long the right sentence is beside the wrong one
@@ -142,9 +159,11 @@ def test_agreement_at_hand_and_at_a_distance_is_what_the_templates_say():
     text = page('docs/results.md')
     near = [f'{kind}_plural_subject_verb_agreement_{i}' for kind in ('regular', 'irregular') for i in (1, 2)]
     far = ['distractor_agreement_relational_noun', 'distractor_agreement_relative_clause']
-    for model, words in (('byte_10m', 'agrees in {} to {} %, with another noun between in {} and {} '), ('tiny_10m', '(tiny_10m {} to {}, {} and {})')):
+    for model, words in (('byte_10m', 'in {} to {} %, with another noun between in {} and {} '), ('tiny_10m', '(tiny_10m: {} to {}, {} and {})')):
         beside = [right(model, paradigm=paradigm) for paradigm in near]
         apart = sorted(right(model, paradigm=paradigm) for paradigm in far)
+        anaphors = round(right(model, phenomenon='anaphor agreement'))
+        assert (f'Anaphors agree in {anaphors} %' if model == 'byte_10m' else f'(tiny_10m: {anaphors})') in text
         assert words.format(*(round(x) for x in (min(beside), max(beside), *apart))) in text, model
 
 
@@ -181,3 +200,21 @@ def test_what_is_said_of_sharing_and_dropout_is_in_their_tables():
     assert f'ends at {dropout[constant]} instead of {dropout["10 epochs"]}' in text
     assert f'has {best[constant]} instead of {best["10 epochs"]}: a tie' in text
     assert f'did dropout help, {best[all_of_it]}' in text
+
+
+def test_what_is_said_of_byte_pooling_and_tables_is_in_their_curves():
+    text, found = page('docs/results.md'), curves('embedding')
+    seconds = {row['name']: float(row['seconds']) for row in lines('docs/embedding_steps.csv')}
+    budget = min(seconds[name] * 450 for name in found)
+    ours, large, factorised = ([fmean(curve[-1][1] for curve in found[name]), fmean(
+        np.interp(budget / seconds[name], *zip(*curve)) for curve in found[name])] for name in
+        ('byte_pool', 'gpt2 softmax', 'gpt2 softmax, factorised'))
+    assert (f"is at {ours[0]:.3f} of the first held-out tokens, GPT-2's softmax with 11.6 million at {large[0]:.3f}") in text
+    assert f'size and width at {factorised[0]:.3f}' in text
+    assert (f"{factorised[0]:.3f} bits per byte beside byte pooling's {ours[0]:.3f} and the plain table's {large[0]:.3f}"
+            in page('ideas/factorised.py'))
+    assert f'{factorised[0]:.3f}, byte pooling of its size {ours[0]:.3f}' in page('docs/ideas.md')
+    assert f'Byte pooling is {100 * (1 - ours[0] / large[0]):.1f} % ahead of the large table' in text
+    assert f'and {100 * (1 - ours[0] / factorised[0]):.1f} % of the one of its size' in text
+    assert f'{budget:.0f} seconds of one core, it has {ours[1]:.3f}, the large table {large[1]:.3f}' in text
+    assert f'which has finished by then, {factorised[1]:.3f}' in text

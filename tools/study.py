@@ -199,9 +199,8 @@ def write_table():
     text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]}' for result in every}),
              f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
              'compare that among runs with one tokenizer.',
-             *["PFLOP is three times the forward pass of evaluation (of mixture_of_depths the untrained model's, 0.66 of plain's; "
-               'trained it is 0.80, in training 0.81); what is computed in training alone (a second loss, a '
-               "teacher) shows in tokens/s. What differs from plain by less than plain's own range is a tie."] * (study == 'ideas')]
+             *["PFLOP is what training computes, with a second loss and a teacher. What differs from plain by less than plain's own range "
+               'is a tie.'] * (study == 'ideas')]
     steps = ROOT / f'docs/{study}_steps.csv'   # measured by hand: name, seconds
     if steps.exists():
         seconds = {row['name']: float(row['seconds']) for row in csv.DictReader(steps.open())}
