@@ -258,10 +258,9 @@ if __name__ == '__main__':
         for each, _ in optimizers:
             scaler.unscale_(each)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+        scaler.step_all([each for each, _ in optimizers], norm)
         for each, _ in optimizers:
-            scaler.step(each)
             each.zero_grad(set_to_none=True)
-        scaler.update()
         if average:
             average.update_parameters(model)
         it += 1

@@ -90,6 +90,13 @@ class Scaler(torch.amp.GradScaler):
         if self.is_enabled():
             super().load_state_dict(state)
 
+    def step_all(self, optimizers, norm):
+        """Each optimizer's step, or none's: clipping has spread an overflow to the gradients of all."""
+        if not self.is_enabled() or norm.isfinite():
+            for each in optimizers:
+                self.step(each)
+        self.update()
+
     def update(self):
         before = self.get_scale()
         super().update()

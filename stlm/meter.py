@@ -62,7 +62,8 @@ class Meter:
         left = (now - self.begun) / max(it - self.first, 1) * (self.max_iters - it)
         skipped = f' | {self.scaler.skipped} steps skipped' if self.scaler.skipped else ''   # their gradients overflowed
         self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s{self.of_the_gpu(speed)} | {duration(left)} left{skipped}')
-        return dict(train_loss=loss, tokens_per_s=speed, **{name: float(x) for name, x in self.last.items()})
+        last = {name: float(x) for name, x in self.last.items()}
+        return dict(train_loss=loss, tokens_per_s=speed) | {name: x for name, x in last.items() if math.isfinite(x)}
 
     def of_the_gpu(self, speed):
         """How much of a GPU these tokens per second use: the share of its operations (MFU), and its memory."""

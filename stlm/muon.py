@@ -58,16 +58,20 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
     """[(optimizer, its peak learning rate)]. Only matrices decay; Muon's are those in the layers."""
+    if kind not in ('muon', 'adamw'):
+        raise ValueError(f'optimizer={kind}: make_optimizers() knows muon and adamw')
     trained = [p for p in model.parameters() if p.requires_grad]
-    others = [p for p in model.adamw_matrices() if p.requires_grad]
+    if odd := [tuple(p.shape) for p in trained if p.dim() not in (1, 2)]:
+        raise ValueError(f'a parameter of shape {odd[0]}: the optimizers take vectors and matrices alone')
+    tables = [p for p in model.adamw_matrices() if p.requires_grad]
     vectors = [p for p in trained if p.dim() == 1]
-    matrices = [p for p in trained if p.dim() == 2 and p not in {*others}]
+    hidden = [p for p in trained if p.dim() == 2 and p not in {*tables}]
     optimizers = []
-    if kind == 'muon' and matrices:
-        optimizers.append((Muon(matrices, muon_lr, weight_decay, dtype=dtype), muon_lr))
-        matrices = []
+    if kind == 'muon' and hidden:
+        optimizers.append((Muon(hidden, muon_lr, weight_decay, dtype=dtype), muon_lr))
+        hidden = []
     groups = []
-    for parameters, decay in ((others, weight_decay), (vectors, 0.0), (matrices, weight_decay)):
+    for parameters, decay in ((tables, weight_decay), (vectors, 0.0), (hidden, weight_decay)):
         if parameters:
             groups.append(dict(params=parameters, weight_decay=decay))
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)

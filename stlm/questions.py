@@ -166,7 +166,13 @@ def blimp_item(record):
     return make_item('', [record['sentence_good'], record['sentence_bad']], 0, phenomenon)
 
 
+def refuse_examples(name, num_fewshot):
+    if num_fewshot:
+        raise Failure(f'num_fewshot={num_fewshot}: {name} has no examples to show first; ask ARC or MMLU alone (--tasks)')
+
+
 def blimp(data_dir, num_fewshot):
+    refuse_examples('blimp', num_fewshot)
     paths = fetch_source(data_dir, 'blimp').glob('*.jsonl')
     return [read_items(path, blimp_item) for path in sorted(paths)]
 
@@ -211,6 +217,7 @@ def hellaswag_item(record):
 
 
 def one_file(name, parse, data_dir, num_fewshot):
+    refuse_examples(name, num_fewshot)
     return [read_items(fetch_source(data_dir, name), parse)]
 
 
@@ -275,6 +282,7 @@ def load_questions(task, data_dir='data/eval', num_fewshot=0, limit=0):
     if task in TASKS:
         files = TASKS[task](data_dir, num_fewshot)
     elif pathlib.Path(task).is_file():
+        refuse_examples(task, num_fewshot)
         files = [read_items(pathlib.Path(task), own_item)]
     else:
         raise Failure(f'{task}: no such file, and the tasks are {",".join(TASKS)}')

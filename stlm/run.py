@@ -46,7 +46,10 @@ KEPT = {'dataset', 'shares', 'train_tokens', 'optimizer', 'weight_decay', 'beta2
 
 def idea_module(name):
     """The module that has GPT and Config: model.py, or an idea's file, which may have a Config with more fields."""
-    return importlib.import_module(f'ideas.{name}' if name else 'model')
+    try:
+        return importlib.import_module(f'ideas.{name}' if name else 'model')
+    except ImportError:
+        raise Failure(f'idea={name!r:.40}: there is no such file in ideas/')
 
 
 def build_model(config, spelling, counts=None, idea=''):
@@ -233,7 +236,9 @@ def earlier_run(settings):
         if out_dir.resolve() == path.parent.resolve():
             raise Failure(f'out_dir={out_dir} is the run to start from; give another one')
     checkpoint = load_checkpoint(path)
-    shape = checkpoint['config'] | dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
+    fields = dataclasses.fields(idea_module(checkpoint['idea']).Config)   # a field that is younger than the run has its default
+    shape = {each.name: each.default for each in fields if each.default is not dataclasses.MISSING} | checkpoint['config']
+    shape |= dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
     if settings['eval_only']:
         held = {name: value for name, value in checkpoint['settings'].items() if name not in ('out_dir', 'device')}
         return Earlier(path, checkpoint, held | shape, {*shape})

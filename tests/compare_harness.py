@@ -131,7 +131,7 @@ def first_of_equals(items, scores):
 
 
 def compare(model, tokenizer, lm, folder, name):
-    items = questions.load_questions(name, folder, num_fewshot, limit)
+    items = questions.load_questions(name, folder, num_fewshot * name.startswith(('arc', 'mmlu')), limit)
     result, scores = eval_mc.answer_questions(model, tokenizer, items)
     ours = [(context, ' ' + choice) for item in items for context, choice in zip(item.contexts, item.choices)]
     instances, docs = [], []

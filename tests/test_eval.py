@@ -306,6 +306,9 @@ def test_prompts_of_mmlu(folder):
     assert cloze == (['The following are questions (with answers) about high school art.\n\n'
                       'Question: D1\nAnswer: a\n\nQuestion: Two?\nAnswer:'] * 4, list('1234'), 1, 'high school art')
     assert len(questions.load_questions('mmlu', folder, limit=1)) == 2   # of each subject
+    for task in 'winogrande', 'hellaswag', 'blimp':
+        with exits('num_fewshot=1', 'no examples'):
+            questions.load_questions(task, folder, num_fewshot=1)
     with exits('num_fewshot=3', 'has 2 examples'):
         questions.load_questions('mmlu', folder, num_fewshot=3)
 

@@ -178,6 +178,15 @@ def test_an_earlier_runs_settings_hold_but_for_those_given_now_that_may_change(f
             train_settings(folder, '--init_from=resume')
 
 
+def test_a_field_that_is_younger_than_a_run_has_its_default_there(folder):
+    saved = torch.load(folder / 'best.pt', weights_only=True)
+    older = {name: value for name, value in saved['config'].items() if name != 'share_every'}
+    change(folder, config=older)
+    settings = configure(dict(vars(train)), train.KINDS, train.MAY_BE_0, argv=[f'--init_from={folder}'])
+    with pytest.raises(Failure, match='share_every=2.*has to keep it'):
+        configure(dict(vars(train)), train.KINDS, train.MAY_BE_0, argv=[f'--init_from={folder}', '--share_every=2'], earlier=runs.earlier_run(settings))
+
+
 # ---- what isn't a number, and fields of another type
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])

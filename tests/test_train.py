@@ -27,6 +27,8 @@ from stlm import run as runs
 from stlm import text as texts
 from stlm import tokenizer as tokenizers
 import windows
+from model import GPT, Config
+from stlm.muon import make_optimizers
 from helpers import ROOT, SMALL, fails_in_one_line, run, set_clock_back, story
 
 BYTES = ['--embedding=byte_pool', '--n_byte_embd=16', '--n_byte_head=2', '--n_encoder_layer=1']
@@ -451,6 +453,34 @@ def test_float16_scales_its_loss_skips_a_step_that_overflows_and_resumes(trained
     again = machines.Scaler('cpu', torch.float16)
     again.load_state_dict(saved)
     assert again.get_scale() == 32768 and again.skipped == 1
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf])
+@pytest.mark.parametrize('grad_clip', [1.0, math.inf])
+def test_an_overflow_in_one_optimizers_gradient_skips_all(bad, grad_clip):
+    weights = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2)]
+    optimizers = [torch.optim.SGD([p], 1.0) for p in weights]
+    scaler = machines.Scaler('cpu', torch.float16)
+    for step in range(2):   # the first overflows, the second doesn't
+        scaler.scale(sum((p * (step + 1)).sum() for p in weights)).backward()
+        if step == 0:
+            weights[1].grad[0, 0] = bad
+        for each in optimizers:
+            scaler.unscale_(each)
+        scaler.step_all(optimizers, torch.nn.utils.clip_grad_norm_(weights, grad_clip))
+        for each in optimizers:
+            each.zero_grad()
+        if step == 0:
+            assert scaler.skipped == 1 and all(torch.equal(p, torch.ones(2, 2)) for p in weights)
+    assert scaler.skipped == 1 and all((p < 1).all() for p in weights)
+
+
+def test_no_parameter_is_left_out_by_the_optimizers():
+    model = GPT(Config(vocab_size=9, block_size=4, n_layer=1, n_head=1, n_kv_head=1, n_embd=4, d_ff=4))
+    model.odd = torch.nn.Parameter(torch.ones(2, 3, 4))
+    for kind, word in (('muon', '(2, 3, 4)'), ('lion', 'optimizer=lion')):
+        with pytest.raises(ValueError, match=re.escape(word)):
+            make_optimizers(model, kind, 1e-3, 1e-2, 0.1, 0.95, torch.float32)
 
 
 # ---- what users do wrong

@@ -19,6 +19,7 @@ if __name__ == '__main__':
     configure(globals())
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -75,8 +76,10 @@ def llama_weights(model, idea=''):
     """{our name: matrix or vector} of the Llama that computes the same as a table model: what layers share, and
     adapters, written out. A matrix is what it does to each unit vector."""
     config = model.config
-    bias = 'output_bias' if config.output_bias else ''
-    odd = {idea, config.embedding, config.ffn, bias} - {'', 'table', 'swiglu'}
+    written = {*huggingface.SHAPE, 'rope_base', 'share', 'share_every', 'lora_rank'} | {
+        'max_bytes', 'n_byte_embd', 'n_byte_head', 'n_encoder_layer', 'n_decoder_layer'}   # of byte pooling: refused below
+    odd = [each.name for each in dataclasses.fields(config) if getattr(config, each.name) != each.default and each.name not in written]
+    odd = [f'{name}={getattr(config, name)}' for name in odd] + [idea] * bool(idea)
     if odd:
         raise Failure(f'{" and ".join(sorted(odd))} is no Llama; only --to=int8 writes it')
     weights = {}
