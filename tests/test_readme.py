@@ -83,8 +83,8 @@ def test_the_neighbours_are_those_of_the_readme(clone):
 
 
 def test_the_text_that_the_model_writes_while_it_learns_is_shown():
-    table = README.split('| step | it writes |')[1].split('\n\n')[0]
-    assert re.findall(r'^\| (\d+) \| `.+` \|$', table, re.M) == ['0', '200', '600']
+    table = README.split('| step | The function returns ... |')[1].split('\n\n')[0]
+    assert re.findall(r'^\| (\d+) \| `.+` \|$', table, re.M) == ['0', '200', '400', '600']
 
 
 def test_the_lines_of_python_work_as_written(clone, quick):
