@@ -25,8 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass
 class Config:
-    """A model's shape. Its fields are settings of train.py, with these comments, but for the first two,
-    which the tokenizer decides."""
+    """A model's shape. The fields are settings of train.py, with these comments; but the first two
+    come from the tokenizer."""
     CHOICES = dict(ffn='swiglu gelu', embedding='table byte_pool', share='none ffn block')
 
     vocab_size: int = 4096         # how many token ids there are
@@ -39,7 +39,7 @@ class Config:
     d_ff: int = 384                # width of the feed-forward
     ffn: str = 'swiglu'            # kind of feed-forward: swiglu or gelu
     tie_embeddings: bool = True    # one table for input and output
-    output_bias: bool = False      # a number added to each token's logit, at first the log of its count
+    output_bias: bool = False      # a number added to each token's logit, first its log count
     rope_base: float = 10000.0     # the larger, the slower the slowest rotation of positions
     norm_eps: float = 1e-5         # added to the mean square before its root
     embedding: str = 'table'       # table; or byte_pool: no tables, tokens are spelled in and out
@@ -49,7 +49,7 @@ class Config:
     n_decoder_layer: int = 2       # byte_pool: blocks that spell the next token
     share: str = 'none'            # what layers have in common: none, ffn, or block (attention too)
     share_every: int = 0           # how many consecutive layers share one copy; 0: all
-    lora_rank: int = 0             # rank of each layer's own change to shared or kept matrices; 0: none
+    lora_rank: int = 0             # rank of layers' own changes to shared or kept matrices; 0: none
 
     def __post_init__(self):
         for name, known in self.CHOICES.items():
@@ -61,22 +61,22 @@ class Config:
         if self.n_head % self.n_kv_head:
             raise ValueError(f'n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}')
         if self.n_byte_embd % (2 * self.n_byte_head):
-            raise ValueError(f'n_byte_embd={self.n_byte_embd} must be a multiple of 2 * n_byte_head={2 * self.n_byte_head}')
+            raise ValueError(f'n_byte_embd={self.n_byte_embd} must be a multiple of '
+                             f'2 * n_byte_head={2 * self.n_byte_head}')
         layers = max(self.n_layer, self.n_encoder_layer, self.n_decoder_layer)
         if layers > 1000:   # making them would take minutes, and then all memory
             raise ValueError(f'{layers} layers are more than 1000')
         if self.embedding == 'byte_pool' and self.max_bytes > 16:
-            raise ValueError(f'max_bytes={self.max_bytes} must be at most 16 for byte_pool: take the tokenizer gpt2-16 or bpe<N>')
+            raise ValueError(f'max_bytes={self.max_bytes} is above 16: byte_pool takes gpt2-16 or bpe<N>')
 
 
 class Norm(nn.RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467), in the dtype of the matrix products
-    that follow."""
+    """x / sqrt(mean(x^2) + eps) * weight, arXiv 1910.07467, in the matrix products' dtype."""
 
     def forward(self, x):
         y = super().forward(x)
-        if torch.is_autocast_enabled(x.device.type):   # cast here once; else each product casts again
-            y = y.to(torch.get_autocast_dtype(x.device.type))
+        if torch.is_autocast_enabled(x.device.type):
+            y = y.to(torch.get_autocast_dtype(x.device.type))   # once here; else each product casts
         return y
 
 
@@ -96,13 +96,12 @@ class Dropout(nn.Module):
     def forward(self, x):
         if not (self.training and self.active):
             return x
-        keep = torch.rand_like(x) >= self.p
+        keep = torch.rand_like(x, dtype=torch.float32) >= self.p   # bfloat16 is too coarse for p
         return x * keep / (1 - self.p)
 
 
 class Rotary(nn.Module):
-    """cos and sin of position * base^(-2i/K), for positions from `past` on. RoPE, arXiv
-    2104.09864."""
+    """cos and sin of position * base^(-2i/K), from position `past` on: RoPE, arXiv 2104.09864."""
 
     def __init__(self, block_size, config):
         super().__init__()
@@ -127,11 +126,10 @@ def rotate(x, angles):
 
 def attend(q, k, v, causal=True, mask=None):
     """softmax(q k' / sqrt(K)) v, without ever holding all of q k'.
-    (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K)
+    (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K): several heads of q may share a key.
 
-    The T queries belong to the last T of P positions. Causal attention sees no later position than
-    its own; other attention sees where the mask is True, or everything. Where n_kv_head is smaller
-    than H, several queries share a key and a value."""
+    The T queries belong to the last T of P positions. Causal attention sees no position after a
+    query's own; other attention sees where the mask is True, or without a mask everything."""
     T, P = q.size(2), k.size(2)
     if causal and 1 < T < P:   # PyTorch's own causal mask is for T = P
         mask = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
@@ -139,8 +137,7 @@ def attend(q, k, v, causal=True, mask=None):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention: n_head queries share n_kv_head keys and values (arXiv
-    2305.13245)."""
+    """Grouped-query attention, arXiv 2305.13245: n_head queries share n_kv_head keys and values."""
 
     def __init__(self, config, causal):
         super().__init__()
@@ -167,8 +164,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU, down(silu(gate(x)) * up(x)) (arXiv 2002.05202), or GPT-2's plain
-    down(gelu(up(x)))."""
+    """SwiGLU, arXiv 2002.05202: down(silu(gate(x)) * up(x)); or GPT-2's: down(gelu(up(x)))."""
 
     def __init__(self, width, d_ff, kind):
         super().__init__()
@@ -198,11 +194,17 @@ class Block(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
+@torch.compiler.assume_constant_result
+def most_logits(device):
+    """How many logits are made at a time, and how many are kept for the gradient: on a CPU so many
+    that they stay in its cache, on a GPU a quarter of its memory, at up to 16 bytes each."""
+    if device.type == 'cuda':
+        return 2 * [torch.cuda.get_device_properties(device).total_memory // 64]
+    return 2**24, 2**27
+
+
 class TokenTable(nn.Module):
     """Tokens in and out through the usual tables: a row of C numbers for each of the V tokens."""
-    PIECE = 2**24         # logits that are made at a time: they stay in a CPU's cache
-    GPU_PIECE = 2**27     # on a GPU, where each piece costs an addition to all of the head's gradient
-    MOST_LOGITS = 2**27   # logits that are kept for the gradient: half a gigabyte of float32
 
     def __init__(self, config, counts):
         super().__init__()
@@ -216,16 +218,18 @@ class TokenTable(nn.Module):
             self.head.bias.data.copy_(counts.log1p())
 
     def embed(self, idx):
-        return self.embedding(idx.to(self.embedding.weight.device))     # (B, T) -> (B, T, C)
+        return self.embedding(idx.to(self.embedding.weight.device, non_blocking=True))   # (B, T, C)
 
     def nll(self, h, targets):
         """(B, T, C) states, (B, T) targets -> (B, T) nats. The (B*T, V) logits would be the
         largest tensor of the step by far: they are made some rows at a time, and if they are too
         many to keep, they are forgotten and made again for the gradient."""
         V = self.head.out_features
-        rows = (self.GPU_PIECE if h.is_cuda else self.PIECE) // V + 1
-        pieces = zip(h.flatten(0, 1).split(rows), targets.to(h.device).flatten().split(rows))
-        if targets.numel() * V <= self.MOST_LOGITS:
+        at_once, kept = most_logits(h.device)
+        rows = at_once // V + 1
+        targets = targets.to(h.device, non_blocking=True)
+        pieces = zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows))
+        if targets.numel() * V <= kept:
             nll = [self.nll_of_rows(*piece) for piece in pieces]
         else:
             nll = [checkpoint(self.nll_of_rows, *piece, use_reentrant=False) for piece in pieces]
@@ -236,20 +240,17 @@ class TokenTable(nn.Module):
 
     def log_probs(self, h):
         """(B, C) states -> (B, V) log-probabilities of every next token."""
-        return at_least_float32(self.head(h)).log_softmax(-1)
+        return self.head(h).float().log_softmax(-1)
 
     def sample(self, h, **sampling):
-        return choose(self.head(h), **sampling)                         # (B, C) -> (B) ids: chapter 4
-
-
-def at_least_float32(x):
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+        """(B, C) states -> (B) ids of next tokens; `sampling` as in choose(), chapter 4."""
+        return choose(self.log_probs(h), **sampling).cpu()
 
 
 class GPT(nn.Module):
-    """Tokens in; out comes, for each of them, -log p of the token after it. `spelling` has each
-    token's bytes by id, which byte pooling needs; `counts` (V) how often each occurs in the
-    training text, from which byte pooling and an output bias start."""
+    """Tokens in; out comes, for each of them, -log p of the token after it. Token ids stay on the
+    CPU. `spelling` has each token's bytes by id, for byte pooling; `counts` (V) how often each
+    occurs in the training text, from which byte pooling and an output bias start."""
     block_class = Block   # an idea may bring its own
 
     def __init__(self, config, spelling=None, counts=None):
@@ -271,15 +272,15 @@ class GPT(nn.Module):
         return TokenTable(self.config, counts)
 
     def init_weights(self):
-        """The blocks' matrices start normal with std 0.02, as the tables do; with 0.02 / sqrt(2
-        n_layer) where they add to x, so that x doesn't grow with depth (GPT-2, section 2.3).
-        Norms start at 1."""
+        """Matrices start normal with std 0.02, as tables do; with 0.02 / sqrt(2 n_layer) where they
+        add to x, so that x doesn't grow with depth (GPT-2, section 2.3). Norms start at 1."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
             for adds_to_x in (block.attn.out, block.ffn.down):
-                nn.init.normal_(adds_to_x.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+                linear = getattr(adds_to_x, 'linear', adds_to_x)        # that of a LoRA
+                nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, idx, caches=None):
         """(B, T) token ids -> (B, T, C) final states; with caches, idx continues what they hold."""
@@ -287,8 +288,7 @@ class GPT(nn.Module):
         return self.norm(self.layers(x, caches))
 
     def layers(self, x, caches=None, first=0, last=None):
-        """(B, T, C) states -> (B, T, C), after all layers, or after those from `first` to before
-        `last`, which is for ideas that stop on the way."""
+        """(B, T, C) -> (B, T, C), after all layers, or after those from `first` to before `last`."""
         angles = self.rotary(caches[first].length if caches else 0, x.size(1))
         for i in range(len(self.blocks))[first:last]:
             x = self.blocks[i](x, angles, caches[i] if caches else None)
@@ -300,15 +300,14 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def log_probs(self, idx):
-        """(B, T) token ids -> (B, V), the log-probability of every token of the vocabulary after
-        them."""
+        """(B, T) token ids -> (B, V), the log-probability of every token after them."""
         return self.tokens.log_probs(self.hidden(idx[:, -self.config.block_size:])[:, -1])
 
     @torch.inference_mode()
     def generate(self, idx, max_new_tokens, **sampling):
-        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times. `sampling` are
-        the settings of choose(), chapter 4. When the window outgrows block_size, its older half is
-        forgotten and the newer half read again from position 0: once in block_size / 2 tokens."""
+        """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times; `sampling` as in
+        choose(), chapter 4. When the window outgrows block_size, its older half is forgotten and
+        the newer half read again from position 0: once in block_size / 2 tokens."""
         window, caches = idx, None
         for _ in range(max_new_tokens):
             if window.size(1) > self.config.block_size:
@@ -318,7 +317,7 @@ class GPT(nn.Module):
             h = self.hidden(idx, caches)[:, -1]                         # (B, C)
             token = self.tokens.sample(h, **sampling)
             yield token
-            idx = token[:, None].to(window.device)                      # (B) -> (B, 1)
+            idx = token[:, None]                                        # (B) -> (B, 1)
             window = torch.cat((window, idx), dim=1)
 
     def adamw_matrices(self):
@@ -335,36 +334,35 @@ class GPT(nn.Module):
 
     def count_parameters(self):
         """{part: parameters}; a tensor used twice counts once."""
-        part_of = {'tokens': 'byte pooling' if self.config.embedding == 'byte_pool' else 'token tables',
-                   'A': 'LoRA', 'B': 'LoRA', 'attn': 'attention', 'ffn': 'feed-forward',
-                   'norm': 'norms', 'attn_norm': 'norms', 'ffn_norm': 'norms'}
+        tokens = 'byte pooling' if self.config.embedding == 'byte_pool' else 'token tables'
+        part_of = dict(tokens=tokens, A='LoRA', B='LoRA', attn='attention', ffn='feed-forward',
+                       attn_norm='norms', ffn_norm='norms', norm='norms')
         parts = Counter()
         for path, p in self.named_parameters():   # which yields a shared tensor once
             words = path.split('.')
-            known = [part_of[word] for word in part_of if word in words]   # the first decides
-            parts[known[0] if known else words[0]] += p.numel()   # an idea's own parts have their own names
+            names = [name for word, name in part_of.items() if word in words]
+            parts[names[0] if names else words[0]] += p.numel()   # an idea's own: by its first word
         return dict(parts)
 
 
 # -------------------------------------------------------------------------------------------
-# 2. Byte pooling: tokens in and out by their spelling (arXiv 2405.14159, section 5.2). The tree is ours.
+# 2. Byte pooling: tokens in and out by their spelling (arXiv 2405.14159, section 5.2; the tree is ours)
 #
-# A token is its bytes, then END. The encoder reads them and pools them into a vector of C: no embedding table. The
-# decoder is given the state h and spells the next token: no softmax over the vocabulary. It walks down the tree of
-# the vocabulary. Of the five tokens '', a, an, and, the
+# A token is its bytes, then END. The encoder reads them and pools them into a vector of C: no
+# embedding table. The decoder is given the state h and spells the next token: no softmax over the
+# vocabulary. It walks down the tree of the vocabulary. Of the five tokens '', a, an, and, the
 #     fork 0, at the beginning '':  END, a or t        ''  takes END at 0
 #     fork 1, at the beginning a:   END or n           a   takes a at 0, END at 1; the takes t at 0
 #     fork 2, at the beginning an:  END or d           an  takes a, n, END; and takes a, n, d
-# At a fork the decoder chooses among the symbols that can follow. Elsewhere only one symbol can follow (h and e of
-# "the"): nothing is computed and nothing charged. So -log p(token) is the exact sum over its forks, the probabilities
-# of all tokens sum to one, and what no token has is impossible.
+# At a fork it chooses among the symbols that can follow. Elsewhere only one can (h and e of "the"):
+# nothing is computed and nothing charged. So -log p(token) is the exact sum over its forks, the
+# probabilities of all tokens sum to one, and what no token has is impossible.
 
 END = 256   # the symbol after a token's last byte; the end of a text is the empty token, only END
 
 
 class Tree(NamedTuple):
-    """The tree of a vocabulary of V tokens with N forks, as tables of integers, which stay on the
-    CPU, as token ids do."""
+    """The tree of V tokens with N forks, as integers, which stay on the CPU as token ids do."""
     symbols: torch.Tensor   # (V, S), a token's bytes, then END and END again
     length: torch.Tensor    # (V), how many symbols it has, with one END
     n_forks: torch.Tensor   # (V), how many forks it passes; 0: the id has no token
@@ -375,35 +373,26 @@ class Tree(NamedTuple):
 
 
 def grow_tree(spelling, counts, S):
-    """The tree, and at each of its forks the log counts of what follows, (N, 257), -inf for what
-    can't. `spelling` has the bytes of each token by id, b'' for the end of a text, None for an id
-    without a token; `counts` (V) how often each occurs in the training text.
+    """The tree, and for each fork the log counts of what follows, (N, 257), -inf for what can't.
+    `spelling` has each token's bytes by id, b'' for the end of a text, None for an id without a
+    token; `counts` (V) how often each occurs in the training text.
 
     All tokens walk from the empty beginning, a symbol at a time. One that has ended goes on with
-    END after END, which is never a fork. The comments at the right have the numbers of the example
-    above, tokens 0 to 4, at place 1: '' has ended (beginning 2), a, an, and are at beginning 0,
-    which is a, and the is at beginning 1, which is t."""
-    V = len(spelling)
-    ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])            # (M)
-    symbols = torch.full((V, S), END)
-    symbols[ids] = torch.tensor([list(spelling[i]) + [END] * (S - len(spelling[i])) for i in ids.tolist()])
-    counts = counts[ids].double() + 1   # (M), and 1, so that no token is impossible
-    n_forks = torch.zeros(V, dtype=torch.long)
-    forks = torch.zeros(V, S, dtype=torch.long)
-    taken = torch.full((V, S), -1)
-    places, log_counts = [], []
-    beginning = torch.zeros(len(ids), dtype=torch.long)       # at place 1: [2, 0, 0, 0, 1], (M)
+    END after END, which is never a fork. At the right stands what the five tokens above give at
+    place 1: '' has come to beginning 2, which is its end; a, an, and to 0, which is a; the to 1."""
+    ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])    # (M)
+    padded = [[*(token or b''), *[END] * (S - len(token or b''))] for token in spelling]
+    symbols = torch.tensor(padded)                                                      # (V, S)
+    n_forks = torch.zeros(len(spelling), dtype=torch.long)
+    forks, taken, places = torch.zeros_like(symbols), torch.full_like(symbols, -1), []
+    beginning = torch.zeros(len(ids), dtype=torch.long)       # [2, 0, 0, 0, 1], (M)
     for place in range(S):
         symbol = symbols[ids, place]                          # [END, END, n, n, h], (M)
-        step = 257 * beginning + symbol                       # a pair (beginning, symbol) as a number
+        step = 257 * beginning + symbol                       # (M), both in one number
         steps, longer = step.unique(return_inverse=True)      # longer is [3, 1, 0, 0, 2], (M)
         start = steps // 257                                  # [0, 0, 1, 2], (steps)
-        follows = steps % 257                                 # [n, END, h, END], (steps)
         is_fork = start.bincount() > 1                        # [True, False, False], (beginnings)
-        number = len(places) + is_fork.cumsum(0) - 1          # [1, 1, 1], (beginnings): of use at forks
-        log_count = torch.full((len(is_fork), 257), -math.inf)
-        log_count[start, follows] = longer.bincount(weights=counts).log().to(log_count.dtype)
-        log_counts.append(log_count[is_fork])
+        number = len(places) + is_fork.cumsum(0) - 1          # [1, 1, 1], (beginnings): for forks
         places += [place] * int(is_fork.sum())
         chooses = is_fork[beginning]                          # [False, True, True, True, False], (M)
         tokens = ids[chooses]                                 # [1, 2, 3]
@@ -411,13 +400,17 @@ def grow_tree(spelling, counts, S):
         taken[tokens, n_forks[tokens]] = symbol[chooses]
         n_forks[tokens] += 1
         beginning = longer
-    child = torch.zeros(len(places), 257, dtype=torch.int32)
+    child = torch.zeros(len(places), 257, dtype=torch.long)
+    counted = torch.zeros(len(places), 257, dtype=torch.double)
     for i in range(S - 1):
         tokens = (n_forks > i).nonzero()[:, 0]
+        step = forks[tokens, i], taken[tokens, i]
         is_last = n_forks[tokens] == i + 1
-        child[forks[tokens, i], taken[tokens, i]] = torch.where(is_last, -1 - tokens, forks[tokens, i + 1]).int()
+        child[step] = torch.where(is_last, -1 - tokens, forks[tokens, i + 1])
+        counted.index_put_(step, counts[tokens].double() + 1, accumulate=True)   # so none is impossible
     length = (symbols != END).sum(1) + 1
-    return Tree(symbols, length, n_forks, forks, taken, torch.tensor(places), child), torch.cat(log_counts)
+    tree = Tree(symbols, length, n_forks, forks, taken, torch.tensor(places), child)
+    return tree, counted.log().to(torch.get_default_dtype())
 
 
 def by_size(sizes, round_to, most):
@@ -438,17 +431,18 @@ class BytePool(nn.Module):
     def __init__(self, config, spelling, counts):
         super().__init__()
         if len(spelling or ()) != config.vocab_size:
-            raise ValueError(f"embedding='byte_pool' needs the spelling of all {config.vocab_size} tokens, "
-                             f'and was given {len(spelling or ())}: GPT(config, spelling)')
+            raise ValueError(f"embedding='byte_pool' needs the spelling of {config.vocab_size} tokens, "
+                             f'not of {len(spelling or ())}: GPT(config, spelling)')
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
-        small = replace(config, n_embd=D, n_head=config.n_byte_head, n_kv_head=config.n_byte_head, d_ff=3 * D)
-        no_dropout = nn.Identity()
+        heads, no_dropout = config.n_byte_head, nn.Identity()
+        small = replace(config, n_embd=D, n_head=heads, n_kv_head=heads, d_ff=3 * D)
         self.S = S
         self.rotary = Rotary(S, small)
         self.byte_in = nn.Embedding(257, D)
-        self.encoder = nn.ModuleList(Block(small, no_dropout, causal=False) for _ in range(config.n_encoder_layer))
+        self.encoder = nn.ModuleList(
+            Block(small, no_dropout, causal=False) for _ in range(config.n_encoder_layer))
         self.pool = nn.Linear(D, C, bias=False)
-        self.slices = nn.Linear(C, (S - 1) * D, bias=False)  # the S-th symbol can only be END: no fork
+        self.slices = nn.Linear(C, (S - 1) * D, bias=False)   # the S-th symbol can only be END
         self.byte_out = nn.Embedding(257, D)
         self.decoder = nn.ModuleList(Block(small, no_dropout) for _ in range(config.n_decoder_layer))
         self.norm = Norm(D, eps=config.norm_eps)
@@ -460,9 +454,8 @@ class BytePool(nn.Module):
 
     @property
     def round_to(self):
-        """Lengths are rounded up to a multiple of this, so that more tokens form one batch: a GPU
-        takes as long for a small product as for a larger one. What is after a token's end is
-        neither seen nor counted."""
+        """Lengths are rounded up to a multiple of this, so that more tokens form a group: a GPU
+        takes as long for a small product as for a larger one."""
         return 1 if self.head.weight.device.type == 'cpu' else 4
 
     @torch.compiler.disable   # the shapes in here are others at each step
@@ -470,13 +463,14 @@ class BytePool(nn.Module):
         """(B, T) ids -> (B, T, C). A vector depends on the token alone, so each distinct one is
         encoded once."""
         tree, device = self.tree, self.head.weight.device
-        tokens, where = idx.cpu().unique(return_inverse=True)           # (M), (B, T)
+        tokens, where = idx.unique(return_inverse=True)                 # (M), (B, T)
         vectors, order = [], []
         for L, which in by_size(tree.length[tokens], self.round_to, self.S):
             group = tokens[which]                                       # (n)
-            vectors.append(self.encode(tree.symbols[group, :L].to(device), tree.length[group].to(device)))
+            symbols, length = tree.symbols[group, :L], tree.length[group]             # (n, L), (n)
+            vectors.append(self.encode(symbols.to(device), length.to(device)))        # (n, C)
             order.append(which)
-        vectors = torch.cat(vectors).to(self.byte_in.weight.dtype)      # (M, C), a group after the other
+        vectors = torch.cat(vectors).to(self.byte_in.weight.dtype)      # (M, C), group after group
         where = torch.cat(order).argsort()[where]                       # (B, T)
         return F.embedding(where.to(device), vectors)                   # (B, T, C)
 
@@ -491,20 +485,21 @@ class BytePool(nn.Module):
         mean = (x * inside[..., None]).sum(1) / length[:, None]         # (n, D)
         return self.pool(mean)                                          # (n, C)
 
-    def decode(self, h, forks, before):
-        """(n, C) states, (n, L) forks from the first on, (n, L) the symbol taken before each ->
-        (n, L, 257), logits of the symbols there. Each fork has a slice of h of its own (as
-        MegaByte's bytes do, arXiv 2305.07185) and hears what was taken at the one before; the
-        blocks are causal. The network only has to correct the frequencies of the training text."""
+    def decode(self, h, forks, before, caches=None):
+        """(n, C) states, (n, L) forks, (n, L) the symbols taken before them -> (n, L, 257), logits
+        of the symbols there. Each fork of a token has a slice of h of its own (as MegaByte's bytes
+        do, arXiv 2305.07185) and hears what was taken at the one before; the blocks are causal.
+        The network only has to correct the frequencies of the training text."""
         L, D = forks.size(1), self.head.in_features
-        slices = F.linear(h, self.slices.weight[:L * D])                # (n, L D)
+        first = caches[0].length if caches else 0
+        slices = F.linear(h, self.slices.weight[first * D:(first + L) * D])           # (n, L D)
         x = slices.unflatten(-1, (L, D)) + self.byte_out(before)        # (n, L, D)
-        for block in self.decoder:
-            x = block(x, self.rotary(0, L))
+        for i, block in enumerate(self.decoder):
+            x = block(x, self.rotary(first, L), caches[i] if caches else None)
         return self.head(self.norm(x)) + self.log_counts[forks]
 
     def nll_of_forks(self, h, forks, before, taken):
-        """As decode(), with the symbols (n, L) that are taken -> (n, L) nats, 0 where taken is -1."""
+        """As decode(); taken (n, L) are the symbols -> (n, L) nats, 0 where taken is -1."""
         logits = self.decode(h, forks, before).transpose(1, 2)          # (n, 257, L)
         return F.cross_entropy(logits, taken, reduction='none', ignore_index=-1)
 
@@ -513,11 +508,12 @@ class BytePool(nn.Module):
         """(B, T, C) states, (B, T) targets -> (B, T, S - 1) nats at each fork that the target
         passes, then zeros."""
         tree, most = self.tree, self.S - 1
-        h, tokens = h.flatten(0, 1), targets.flatten().cpu()            # (M, C), (M)
+        h, tokens = h.flatten(0, 1), targets.flatten()                  # (M, C), (M)
         nats, order = [], []
         for L, which in by_size(tree.n_forks[tokens].clamp(min=1), self.round_to, most):
-            forks, taken = tree.forks[tokens[which], :L], tree.taken[tokens[which], :L]     # 2 x (n, L)
-            before = F.pad(taken[:, :-1].clamp(min=0), (1, 0), value=END)   # (n, L)
+            group = tokens[which]                                       # (n)
+            forks, taken = tree.forks[group, :L], tree.taken[group, :L]               # 2 x (n, L)
+            before = F.pad(taken[:, :-1].clamp(min=0), (1, 0), value=END)             # (n, L)
             path = torch.stack((forks, before, taken)).to(h.device)     # (3, n, L)
             found = self.nll_of_forks(h[which.to(h.device)], *path)     # (n, L)
             nats.append(F.pad(found, (0, most - L)))                    # (n, S - 1)
@@ -527,27 +523,81 @@ class BytePool(nn.Module):
 
     def nll(self, h, targets):
         """(B, T, C), (B, T) -> (B, T). An id without a token is impossible."""
-        no_token = (self.tree.n_forks[targets.cpu()] == 0).to(h.device)
+        no_token = (self.tree.n_forks[targets] == 0).to(h.device)
         return self.nll_of_choices(h, targets).sum(-1).masked_fill(no_token, math.inf)
 
     def log_probs(self, h):
-        every = torch.arange(len(self.tree.symbols)).expand(len(h), -1)               # (B, V)
-        parts = [self.nll(h[:, None].expand(-1, ids.size(1), -1), ids) for ids in every.split(2**12, dim=1)]
-        return -torch.cat(parts, dim=1)                                 # (B, V)
+        nll = []
+        for ids in torch.arange(len(self.tree.symbols)).split(2**12):   # (n), some of the V
+            states = h[:, None].expand(-1, len(ids), -1)                # (B, n, C)
+            nll.append(self.nll(states, ids.expand(len(h), -1)))        # (B, n)
+        return -torch.cat(nll, dim=1)                                   # (B, V)
 
-    def sample(self, h, **sampling):
-        """(B, C) states -> (B) token ids, spelled a symbol at a time."""
-        forks = torch.zeros(len(h), 1, dtype=torch.long)                # (B, L), all begin at fork 0
-        before = torch.full((len(h), 1), END)                           # (B, L)
-        found = torch.zeros(len(h), dtype=torch.long)                   # (B), -1 - token once it is one
-        while True:
-            logits = self.decode(h, forks.to(h.device), before.to(h.device))[:, -1]   # (B, 257)
-            symbol = choose(logits, **sampling).cpu()                   # (B)
-            found = torch.where(found < 0, found, self.tree.child[forks[:, -1], symbol].long())
-            if (found < 0).all():
-                return -1 - found
-            forks = torch.cat((forks, found.clamp(min=0)[:, None]), dim=1)
-            before = torch.cat((before, symbol[:, None]), dim=1)
+    def next_symbols(self, h, fork, before, caches):
+        """As decode() for one fork, (n), after those in the caches -> (n, 257) log-probabilities."""
+        logits = self.decode(h, fork[:, None].to(h.device), before[:, None].to(h.device), caches)
+        return logits[:, 0].log_softmax(-1)
+
+    def spell(self, h, **sampling):
+        """(B, C) states -> (B) ids, drawn a symbol at a time, each by choose()."""
+        caches = [LayerCache(self.S) for _ in self.decoder]
+        fork, symbol = torch.zeros(len(h), dtype=torch.long), torch.full((len(h),), END)
+        child = fork                                                    # (B), -1 - id at a token
+        while (child >= 0).any():
+            log_p = self.next_symbols(h, fork, symbol, caches)          # (B, 257)
+            symbol = choose(log_p, **sampling).cpu()                    # (B)
+            child = torch.where(child < 0, child, self.tree.child[fork, symbol])
+            fork = child.clamp(min=0)
+        return -1 - child
+
+    def sample(self, h, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+        """(B, C) states -> (B) ids of next tokens: choose() draws one of the likeliest, or if all
+        may come, one symbol after the other, of which each has the temperature."""
+        if temperature > 0 and not top_k and top_p >= 1:
+            return self.spell(h, temperature=temperature, generator=generator)
+        chosen = []
+        for state in h:
+            log_p, tokens = self.likeliest(state, top_k if temperature > 0 else 1, top_p)
+            log_p = log_p[None].to(h.device)                            # (1, n)
+            chosen.append(tokens[choose(log_p, temperature, top_k, top_p, generator).cpu()])
+        return torch.cat(chosen)
+
+    def likeliest(self, state, top_k=0, top_p=1.0):
+        """(C) a state -> (n) log-probabilities and (n) ids of the likeliest next tokens: top_k of
+        them (0: any number), or as many as reach top_p.
+
+        No token is likelier than its beginning. So a beginning that is less likely than the last
+        token wanted is left alone. Those with the same number of forks behind them wait in one
+        list, the likeliest first; 64 at a time go on, of the longest, which soon lead to tokens."""
+        zero, empty = torch.zeros(1, dtype=torch.long), [LayerCache(self.S) for _ in self.decoder]
+        waiting = [(torch.zeros(1), zero, zero + END, zero, empty)]
+        found, tokens, least = torch.zeros(0), zero[:0], -math.inf
+        while waiting:
+            # (m) log-probabilities, forks, symbols before them, and their rows in the caches
+            *beginnings, caches = waiting.pop()
+            m = int((beginnings[0] > least).sum())
+            if m > 64:
+                waiting.append((*(x[64:m] for x in beginnings), caches))
+            if m == 0:
+                continue
+            log_p, fork, before, row = (x[:min(m, 64)] for x in beginnings)           # 4 x (n)
+            caches = [cache.rows(row) for cache in caches]
+            after = self.next_symbols(state[None], fork, before, caches)              # (n, 257)
+            after = after.cpu() + log_p[:, None]
+            row, symbol = (after > least).nonzero(as_tuple=True)        # 2 x (m), what may follow
+            after, child = after[row, symbol], self.tree.child[fork[row], symbol]     # 2 x (m)
+
+            found, order = torch.cat((found, after[child < 0])).sort(descending=True)
+            tokens = torch.cat((tokens, -1 - child[child < 0]))[order]
+            wanted = 1 + int((found.exp().cumsum(0) < top_p).sum())
+            wanted = min(wanted, top_k or wanted)
+            found, tokens = found[:wanted], tokens[:wanted]
+            if len(found) == wanted:
+                least = found[-1]
+            forks = (child >= 0).nonzero()[:, 0]
+            forks = forks[after[forks].argsort(descending=True)]
+            waiting.append((after[forks], child[forks], symbol[forks], row[forks], caches))
+        return found, tokens
 
 
 # -------------------------------------------------------------------------------------------
@@ -562,10 +612,6 @@ class LoRA(nn.Module):
         self.linear = linear
         self.A = nn.Linear(linear.in_features, rank, bias=False)
         self.B = nn.Parameter(torch.zeros(linear.out_features, rank))  # no Linear: it has to stay 0
-
-    @property
-    def weight(self):   # what init_weights() asks of each matrix that adds to x
-        return self.linear.weight
 
     def forward(self, x):
         return self.linear(x) + F.linear(self.A(x), self.B)
@@ -592,23 +638,25 @@ def share_matrices(blocks, config):
 # -------------------------------------------------------------------------------------------
 # 4. Generation
 
-def choose(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-    """(B, V) logits -> (B) indices: the best at temperature 0, else drawn from the top_k likeliest
-    (0: all) among the fewest that together reach probability top_p."""
+def choose(log_p, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """(B, n) log-probabilities -> (B) indices: the likeliest at temperature 0, else drawn from the
+    top_k likeliest (0: all) and among these from the fewest that reach probability top_p. A
+    temperature below 1 prefers the likelier of them, above 1 it makes them more alike."""
     if temperature == 0:
-        return logits.argmax(-1)
-    probs = (logits.float() / temperature).softmax(-1)
+        return log_p.argmax(-1)
     if not top_k and top_p >= 1:
-        return torch.multinomial(probs, 1, generator=generator)[:, 0]
-    k = min(top_k or probs.size(-1), probs.size(-1))
-    probs, order = probs.topk(k)                                        # (B, k), likeliest first
-    probs[probs.cumsum(-1) - probs >= top_p] = 0                  # those before already reach top_p
-    return order.gather(-1, torch.multinomial(probs, 1, generator=generator))[:, 0]
+        return torch.multinomial((log_p / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    n = log_p.size(-1)
+    log_p, order = log_p.topk(min(top_k or n, n))                       # (B, k), likeliest first
+    p = log_p.exp()
+    left_out = p.cumsum(-1) - p >= top_p                                # those before reach top_p
+    p = (log_p / temperature).masked_fill(left_out, -math.inf).softmax(-1)
+    return order.gather(-1, torch.multinomial(p, 1, generator=generator))[:, 0]
 
 
 class LayerCache:
     """Keys and values of the tokens that one layer has read, so that they aren't computed again.
-    It has room for `room` tokens, and makes more when it is full."""
+    There is room for `room` tokens at first, and for more when it is needed."""
 
     def __init__(self, room):
         self.room = room
@@ -616,15 +664,20 @@ class LayerCache:
 
     def append(self, k, v):
         """2 x (B, n_kv_head, T, K) new ones -> all so far, 2 x (B, n_kv_head, length, K)."""
-        start = self.length
-        self.length += k.size(2)
+        start, end = self.length, self.length + k.size(2)
         if start == 0:
-            self.k = k.new_empty(*k.shape[:2], max(self.room, self.length), k.size(3))
+            self.k = k.new_empty(*k.shape[:2], max(end, self.room), k.size(3))
             self.v = torch.empty_like(self.k)
-        if self.length > self.k.size(2):
-            more = self.length                                          # so it at least doubles
-            self.k = F.pad(self.k, (0, 0, 0, more))
-            self.v = F.pad(self.v, (0, 0, 0, more))
-        self.k[:, :, start:self.length] = k
-        self.v[:, :, start:self.length] = v
-        return self.k[:, :, :self.length], self.v[:, :, :self.length]
+        elif end > self.k.size(2):
+            self.k, self.v = (F.pad(x, (0, 0, 0, end)) for x in (self.k, self.v))
+        self.k[:, :, start:end] = k
+        self.v[:, :, start:end] = v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+    def rows(self, which):
+        """A cache of some of the B texts, maybe of one several times."""
+        cache = LayerCache(self.room)
+        if self.length > 0:
+            cache.append(self.k[which, :, :self.length], self.v[which, :, :self.length])
+        return cache

@@ -34,7 +34,6 @@ class Config(model.Config):
 
 
 class Block(model.Block):
-
     def forward(self, x, angles, cache=None):
         y = super().forward(x, angles, cache)
         if not (self.training and self.skip):
@@ -61,8 +60,9 @@ class GPT(model.GPT):
         nll = [self.tokens.nll(self.norm(x), targets) for x in (self.layers(early, first=layer), early)]
         return torch.lerp(*nll, self.config.exit_loss)
 
-    def best(self, h):   # (B, T, C) -> (B, T), the token that is looked up or spelled greedily after each
-        return self.tokens.sample(h.flatten(0, 1), temperature=0).view(h.shape[:2])
+    def best(self, h):   # (B, T, C) -> (B, T), the likeliest token; of byte pooling if it is above 0.5, it is quick to find
+        pick = getattr(self.tokens, 'spell', self.tokens.sample)
+        return pick(h.flatten(0, 1), temperature=0).view(h.shape[:2])
 
     def hidden(self, idx, caches=None):
         if self.training or self.config.exit_above > 1:

@@ -51,9 +51,6 @@ class FactorisedTable(model.TokenTable):
     def log_probs(self, h):
         return super().log_probs(self.down(h))
 
-    def sample(self, h, **sampling):
-        return super().sample(self.down(h), **sampling)
-
 
 class GPT(model.GPT):
 

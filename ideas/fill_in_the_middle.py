@@ -61,4 +61,7 @@ class GPT(model.GPT):
 
     def fill_in(self, before, after, max_new_tokens, **how):
         """(B, T) ids before and after a gap: yields (B) ids for it, as generate() does."""
+        T, most = before.size(1) + after.size(1) + max_new_tokens - 1, self.config.block_size
+        if T > most:   # generate() would forget what comes after
+            raise ValueError(f'before, after and max_new_tokens={max_new_tokens} need {T} places of block_size={most}')
         return self.generate(torch.cat((after + self.config.vocab_size, before), dim=1), max_new_tokens, **how)

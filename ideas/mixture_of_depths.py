@@ -25,12 +25,11 @@ class Config(model.Config):
 
 
 def computed(cache, b):
-    """A layer's cache as text b of the batch sees it: the tokens that were computed. The others' keys are 0."""
+    """A layer's cache as text b of the batch sees it: the tokens that were computed."""
     row = model.LayerCache(cache.room)
     if cache.length:
-        k, v = cache.k[b:b + 1, :, :cache.length], cache.v[b:b + 1, :, :cache.length]
-        there = k[0].any(2).any(0)                                      # (length)
-        row.append(k[:, :, there], v[:, :, there])
+        which = cache.computed[b].nonzero()[:, 0]
+        row.append(cache.k[b:b + 1, :, which], cache.v[b:b + 1, :, which])
     return row
 
 
@@ -62,6 +61,7 @@ class Block(model.Block):
                 out[b:b + 1] = self.compute(x[b:b + 1], taken.nonzero().T, score[b:b + 1], angles, row)
                 new[b, :, :, taken] = torch.cat((row.k, row.v))[:, :, row.length - int(taken.sum()):row.length].type_as(new)
         cache.append(*new.unbind(1))
+        cache.computed = torch.cat((getattr(cache, 'computed', guess[:, :0] > 0), guess > 0), dim=1)
         return out
 
 

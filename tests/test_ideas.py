@@ -212,7 +212,7 @@ def test_a_token_leaves_where_the_first_layers_are_sure_and_the_cache_is_as_if_n
     angles = model.rotary(0, 50)
     states = [x := block(x, angles) for block in model.blocks]
     early, late = model.norm(states[1]), model.norm(states[3])
-    greedy = model.tokens.sample(early[0], temperature=0)
+    greedy = getattr(model.tokens, 'spell', model.tokens.sample)(early[0], temperature=0)
     best = model.tokens.log_probs(early[0]).exp()[range(50), greedy]
     model.config.exit_above = best.sort().values[24:26].mean().item()   # so that half of them leave
     leaves = best > model.config.exit_above
@@ -310,6 +310,14 @@ def test_the_predictor_learns_who_was_taken_and_touches_nothing_else():
     assert touched == ['blocks.1.predictor', 'blocks.1.threshold']
 
 
+def test_a_token_was_computed_if_the_predictor_said_so_whatever_its_key_is():
+    model, text = tiny('mixture_of_depths', depth_share=0.4, n_layer=2), tokens(2, 30)
+    torch.nn.init.zeros_(model.blocks[1].attn.key.weight)
+    caches = [plain.LayerCache(30) for _ in model.blocks]
+    pieces = [model.hidden(piece, caches) for piece in text.split([20, 1, 9], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model.hidden(text), atol=1e-4, rtol=0)
+
+
 # ---- next thought
 
 def test_a_state_is_to_point_to_that_of_a_few_tokens_later():
@@ -350,3 +358,10 @@ def test_a_gap_is_filled_from_both_sides_and_unmarked_text_is_read_as_ever():
         assert token == (model.norm(y[:, -1]) @ model.tokens.head.weight.T).argmax()
         x = torch.cat((x, model.tokens.embed(token.view(1, 1))), dim=1)
     torch.testing.assert_close(model.hidden(before), plain.GPT.hidden(model, before))
+
+
+def test_a_gap_between_texts_that_are_too_long_to_be_read_at_once_is_refused():
+    model, before, after = tiny('fill_in_the_middle'), tokens(1, 30), tokens(1, 25, seed=2)
+    assert len([*model.fill_in(before, after, 10, temperature=0)]) == 10   # the last one needs no place
+    with pytest.raises(ValueError, match='max_new_tokens=11 need 65 places of block_size=64'):
+        model.fill_in(before, after, 11)
