@@ -9,6 +9,11 @@ import sys
 import tempfile
 import time
 
+import pytest
+
+if not hasattr(os, 'fork'):
+    pytest.skip('these tests start scripts by fork, which Windows lacks', allow_module_level=True)
+
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ['--n_layer=2', '--n_head=2', '--n_kv_head=1', '--n_embd=32', '--d_ff=64', '--block_size=32',

@@ -41,6 +41,17 @@ def model_of(changes):
     return run.build_model(Config(**SMALL, **changes), tokenizer.spelling_of(bytes_), torch.ones(256)), bytes_
 
 
+def test_an_older_torch_that_names_no_capabilities_is_served(monkeypatch):
+    """torch 2.9 and 2.10, as a notebook server may have: torch.cpu.get_capabilities came with 2.11."""
+    monkeypatch.delattr(torch.cpu, 'get_capabilities')
+    device, autocast, line = machines.pick_device('cpu', 'auto')
+    assert device.type == 'cpu' and 'float32' in line
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx512_bf16=True), raising=False)
+    assert 'bfloat16' in machines.pick_device('cpu', 'auto')[2]
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(arm_bf16=True), raising=False)   # not measured to be faster
+    assert 'float32' in machines.pick_device('cpu', 'auto')[2]
+
+
 def test_the_watch_sees_what_torchs_own_muon_does():
     p = torch.nn.Parameter(torch.ones(4, 4))
     p.grad = torch.eye(4)

@@ -536,7 +536,9 @@ def test_the_script_scores_every_task_and_keeps_every_log_probability(script, tm
 def test_the_script_answers_your_own_questions_in_words(script, tmp_path):
     pairs = [dict(sentence_good=f'She {word}s.', sentence_bad=f'She {word}.') for word in ('eat', 'run')]
     write(tmp_path / 'pairs.jsonl', *pairs)
-    out = script[1]('--file=pairs.jsonl', '--num_fewshot=2')
+    with exits('num_fewshot=2', 'no examples'):   # it was recorded, and ignored
+        script[1]('--file=pairs.jsonl', '--num_fewshot=2')
+    out = script[1]('--file=pairs.jsonl')
     kept = json.loads((tmp_path / 'out/mc_pairs_own.json').read_text())
     assert len(kept['items']) == 2 and all(len(item['log_probs']) == 2 for item in kept['items'])
     hits = [good > bad for good, bad in (item['log_probs'] for item in kept['items'])]

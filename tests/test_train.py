@@ -6,7 +6,6 @@ import math
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -527,6 +526,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(trained):
     assert train(folder, '--out_dir=out/full')[0] == 0
     before = [(folder / 'out/full' / name).read_bytes() for name in ('ckpt.pt', 'best.pt')]
     limit = len(before[0]) // 2
+    resource = pytest.importorskip('resource')
     result = run(folder, 'train.py', '--out_dir=out/full', '--init_from=resume', '--max_iters=30',
                  first=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)))
     fails_in_one_line(result, 'out/full/', 'not written')
