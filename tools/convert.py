@@ -85,10 +85,11 @@ def llama_weights(model, idea=''):
     weights = {}
     for name in huggingface.names_of(config.n_layer):
         module = model.get_submodule(name.removesuffix('.weight'))
-        weights[name] = module.weight.detach()
-        if 'ffn.' in name or 'attn.' in name:
+        if 'ffn.' in name or 'attn.' in name:   # it may have an adapter
             width = config.d_ff if 'down' in name else config.n_embd
             weights[name] = module(torch.eye(width)).T.contiguous()
+        else:
+            weights[name] = module.weight.detach()
     return weights
 
 
