@@ -19,8 +19,8 @@ def test_it_is_small_enough_to_clone(folder):
 
 
 def test_it_goes_on_with_common_words(folder):
-    status, out, err = run(ROOT, 'sample.py', f'--out_dir={folder}', '--prompt=The capital of France is', '--temperature=0',
-                           '--max_new_tokens=20', '--device=cpu', '--dtype=float32')
+    status, out, err = run(ROOT, 'sample.py', f'--out_dir={folder}', '--prompt=The capital of France is', '--seed=1',   # drawn: the likeliest tokens end in a loop
+                           '--max_new_tokens=40', '--device=cpu', '--dtype=float32')
     assert status == 0, err
     words = out.split()
     common = {'the', 'of', 'and', 'in', 'a', 'to', 'is', 'was', 'by', 'for'}
