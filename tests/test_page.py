@@ -151,14 +151,14 @@ READ = '''{texts}.map(text => {{
     const reading = new Reading(model);
     for (const id of [end, ...tokenizer.encode(text)]) reading.append(id);
     while (reading.unread > 0) reading.read(7);
-    return [reading.ids, reading.bits.slice(1), likeliest(reading.fork(reading.ids.length), 10)];
+    return [reading.ids, reading.bits.slice(1), tokens.likeliest(reading.fork(reading.ids.length), 10)];
 }})'''
 GO_ON = '''(() => {{
     const reading = new Reading(model), {{ tokens }} = model;
     for (let n = 0, id = {first}; n <= 100; n++) {{
         reading.append(id);
         while (reading.unread > 0) reading.read(5);
-        id = sample(reading.fork(reading.ids.length), 0, 0, Math.random);
+        id = sample(tokens, reading.fork(reading.ids.length), 0, 0, Math.random);
     }}
     return reading.ids.slice(1);
 }})()'''
@@ -231,20 +231,20 @@ def test_byte_after_byte_too(either, tmp_path):
     assert either.evaluate(tmp_path / 'page.html', "tokenizer.encode('Zoë 🐈')") == [*'Zoë 🐈'.encode()]
 
 
-def test_what_is_drawn_is_as_often_drawn_as_the_bars_say(either, pages):
-    code = '''(() => {
-        const reading = new Reading(model), counts = {}, random = randomNumbers(3);
+@pytest.mark.parametrize('kind', ['grouped', 'bytes'])
+@pytest.mark.parametrize('top_k', [0, 5])
+def test_each_token_is_drawn_as_often_as_by_pytorch(kind, top_k, either, pages):
+    model, tokenizer, path = pages[kind]
+    drawn = either.evaluate(path, f"""(() => {{
+        const reading = new Reading(model), random = randomNumbers(3);
         reading.append(end);
         reading.read(1);
-        const fork = reading.fork(1);
-        for (let n = 0; n < 4000; n++) { const id = sample(fork, 0.5, 5, random); counts[id] = (counts[id] ?? 0) + 1; }
-        return Object.entries(counts).map(([id, n]) => [n / 4000, chance(tokens, fork, Number(id), 0.5, 5)]);
-    })()'''
-    for kind in ('grouped', 'bytes'):
-        found = either.evaluate(pages[kind][2], code)
-        assert sum(p for _, p in found) == pytest.approx(1, abs=0.05)
-        assert all(abs(share - p) < 5 * (p / 4000) ** 0.5 for share, p in found)
-        assert len(found) == 5   # of byte pooling, too: tokens, not symbols
+        return Array.from({{ length: 4000 }}, () => sample(tokens, reading.fork(1), 0.5, {top_k}, random));
+    }})()""")
+    h = model.hidden(torch.tensor([[tokenizer.eot_token]]))[0].detach()                  # (1, C)
+    expected = model.tokens.sample(h.expand(4000, -1) if not top_k or kind == 'grouped' else h.expand(1000, -1), temperature=0.5, top_k=top_k)
+    shares = [torch.bincount(torch.as_tensor(ids), minlength=tokenizer.n_vocab) / len(ids) for ids in (drawn, expected)]
+    assert (shares[0] - shares[1]).abs().max() < 0.06 and (not top_k or len({*drawn}) == top_k)
 
 
 # ---- what one can do there, in the browser
