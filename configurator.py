@@ -38,6 +38,7 @@ def configure(namespace, one_of={}, may_be_0='', argv=None, earlier=None):
         known |= settings_of_model()
     settings = {name: each.default for name, each in known.items()}
     before = earlier.settings.items() if earlier else ()
+    held = {}   # what the earlier run has
     # an idea first, since it brings more settings
     given = [(earlier.path, name, value) for name, value in sorted(before, key=lambda item: item[0] != 'idea')]
     for where, name, value in itertools.chain(given, read_argv(argv, settings, usage)):
@@ -52,12 +53,15 @@ def configure(namespace, one_of={}, may_be_0='', argv=None, earlier=None):
             raise Failure(f"{name}={value} must be one of: {', '.join(one_of[name].split())}")
         if type(value) in (int, float):
             check_number(name, value, 0 if name in may_be_0.split() else default)
-        if earlier and where != earlier.path and name in earlier.fixed and value != settings[name]:
-            raise Failure(f'{where}: the run in {earlier.path.parent} has {settings[name]} and has to keep it')
         settings[name] = value
+        if earlier and where == earlier.path:
+            held[name] = value
         if name == 'idea' and value:
             known |= settings_of_model(value)
             settings |= {name: each.default for name, each in known.items() if name not in settings}
+    for name, value in held.items():
+        if name in earlier.fixed and settings[name] != value:
+            raise Failure(f'{name}={settings[name]}: the run in {earlier.path.parent} has {value} and has to keep it')
     if '-h' in argv or '--help' in argv:
         print(namespace['__doc__'].strip() + '\n\nsettings, with their defaults:')
         for name, each in known.items():

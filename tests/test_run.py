@@ -168,10 +168,11 @@ def test_an_earlier_runs_settings_hold_but_for_those_given_now_that_may_change(f
     settings = train_settings(folder, '--init_from=resume', '--max_iters=50')
     assert [settings[name] for name in ('learning_rate', 'seed', 'max_iters', 'n_embd')] == [0.5, 7, 50, SHAPE['n_embd']]
     assert settings['dropout'] == [(0, 0.1), (9, 0)]
-    for flag, words in (('--seed=8', ['--seed=8', '7']), ('--n_layer=9', ['--n_layer=9', str(SHAPE['n_layer'])])):
+    for flag, words in (('--seed=8', ['seed=8', '7']), ('--n_layer=9', ['n_layer=9', str(SHAPE['n_layer'])])):
         with pytest.raises(Failure) as error:
             train_settings(folder, '--init_from=resume', flag)
         assert all(word in str(error.value) for word in ['has to keep it', *words])
+    assert train_settings(folder, '--init_from=resume', '--seed=8', '--seed=7')['seed'] == 7   # what comes last holds
     for wrong in dict(batch_size=-1), dict(dropout={}), dict(max_iters=float('nan')), dict(schedule='up'):
         torch.save(saved | dict(settings=before | wrong, parts={}, best=1.0, counts=torch.ones(saved['config']['vocab_size'])), folder / 'ckpt.pt')
         with pytest.raises(Failure, match=[*wrong][0]):

@@ -199,6 +199,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_run(trained, tm
         status, _, err = run(tmp_path, 'train.py', *args, '--out_dir=out/parts', *more, after=after, send=send)
         assert status in (0, 130, 1, -send), err
         kills += 1
+        assert kills < 15, err
     for name in ('ckpt.pt', 'best.pt'):
         whole, parts = load(tmp_path / 'out/whole' / name), load(out / name)
         assert {'text', 'meter', 'machine', 'weights', 'average', 'optimizer 1'} <= parts['parts'].keys()
