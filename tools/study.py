@@ -8,7 +8,7 @@ Each run is `python train.py FLAGS --seed=S --out_dir=out/study/<name>-S`. What 
 docs/<study>.csv (a line for each evaluation), docs/<study>.md (a table; of the ideas docs/ideas_table.md) and
 assets/<study>.svg. A finished run of the ideas also writes 200 tokens at temperature 0, to time them.
 """
-study = 'embedding'      # embedding, sharing, dropout, schedule, curriculum or ideas: see STUDIES
+study = 'embedding'      # embedding, sharing, dropout, schedule, curriculum, ideas or ideas_600: see STUDIES
 dataset = 'simplewiki'   # prepared for the tokenizers that the study names; curriculum has its own, of tools/curriculum.py
 seeds = 3                # 1337 and the following ones
 more = ''                # flags for all runs
@@ -43,6 +43,7 @@ POOL = SMALL | dict(tokenizer='gpt2-16', block_size=256, embedding='byte_pool')
 BASE = POOL | dict(max_iters=200)
 # of the ideas, which are many: the quick start's model
 SHORT = dict(tokenizer='bpe4096', max_iters=100, eval_interval=50, eval_tokens=32768, log_interval=25)
+LONG = SHORT | dict(max_iters=600, eval_interval=100)
 AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
 DROPOUTS = {'constant': 0.1, 'early linear': [[0, 0.1], [67, 0]], 'late': [[133, 0], [134, 0.1]]}
 STUDIES = dict(
@@ -86,7 +87,17 @@ STUDIES = dict(
         'mixture_of_depths': SHORT | dict(idea='mixture_of_depths'),
         'plain, 3 layers': SHORT | dict(n_layer=3),                                     # as mixture_of_depths
         'next_thought': SHORT | dict(idea='next_thought'),
-        'fill_in_the_middle': SHORT | dict(idea='fill_in_the_middle')})
+        'fill_in_the_middle': SHORT | dict(idea='fill_in_the_middle')},
+    ideas_600={   # the four that are asked for most, in the quick start's 600 steps; plain ones with the operations of each
+        'plain, 600 steps': LONG,
+        'value_residual, 600 steps': LONG | dict(idea='value_residual'),
+        'experts, 600 steps': LONG | dict(idea='experts'),
+        'early_exit, 600 steps': LONG | dict(idea='early_exit', exit_above=0.7),
+        'plain, 792 steps': LONG | dict(max_iters=792),                                 # as early_exit
+        'teacher, 1200 steps': LONG | dict(max_iters=1200),                             # plain
+        'distillation, 600 steps': LONG | dict(idea='distillation', teacher='out/study/teacher_1200_steps-{seed}'),
+        'plain, 864 steps': LONG | dict(max_iters=864),                                 # as distillation without its teacher's training
+        'plain, 2064 steps': LONG | dict(max_iters=2064)})                              # as distillation with it
 
 
 def folder(name, seed):
