@@ -9,6 +9,7 @@ Letters, the same in every comment: B batch, T tokens, C model width, H heads, K
 vocabulary. Chapter 2 adds n or M tokens in any order, L symbols or forks of each, S the most of
 them, D the width of the byte blocks, N the forks of all tokens.
 """
+import functools
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -131,9 +132,11 @@ def attend(q, k, v, causal=True, mask=None):
     The T queries belong to the last T of P positions. Causal attention sees no position after a
     query's own; other attention sees where the mask is True, or without a mask everything."""
     T, P = q.size(2), k.size(2)
-    if causal and 1 < T < P:   # PyTorch's own causal mask is for T = P
+    if causal and T == P:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    if causal and T > 1:   # PyTorch's own causal mask is for T = P
         mask = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and T == P, enable_gqa=True)
+    return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
 
 
 class Attention(nn.Module):
@@ -298,6 +301,11 @@ class GPT(nn.Module):
         """(B, T) token ids and the tokens that follow them -> (B, T) -log p(target) in nats."""
         return self.tokens.nll(self.hidden(idx), targets)
 
+    def compile(self, **how):
+        """torch.compile, in place: the layers as one graph, byte pooling a group of tokens at a time."""
+        self.tokens.compiled = True
+        super().compile(**how)
+
     @torch.no_grad()
     def log_probs(self, idx):
         """(B, T) token ids -> (B, V), the log-probability of every token after them."""
@@ -413,14 +421,20 @@ def grow_tree(spelling, counts, S):
     return tree, counted.log().to(torch.get_default_dtype())
 
 
-def by_size(sizes, round_to, most):
-    """Yields (size, indices (n) of the items that have it) for each of (M) sizes, all above 0, once
-    they are rounded up to a multiple of round_to, or to `most`."""
+def by_size(sizes, round_to, most, function):
+    """Call function(size, indices (n)) -> (n, ...) for each of the (M) sizes, which are above 0 and
+    rounded up to a multiple of round_to, or to `most`. Returns all results in a row (M, ...), and
+    each item's place in it (M)."""
     sizes = ((sizes + round_to - 1) // round_to * round_to).clamp(max=most)
     order = sizes.argsort(stable=True)   # so that rounding doesn't depend on the number of threads
-    for size, which in enumerate(order.split(sizes.bincount().tolist())):
-        if len(which) > 0:
-            yield size, which
+    groups = enumerate(order.split(sizes.bincount().tolist()))
+    results = [function(size, which) for size, which in groups if len(which) > 0]
+    return torch.cat(results), order.argsort()
+
+
+@functools.cache
+def compile_once(method):
+    return torch.compile(method, dynamic=True)
 
 
 class BytePool(nn.Module):
@@ -436,7 +450,7 @@ class BytePool(nn.Module):
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
         heads, no_dropout = config.n_byte_head, nn.Identity()
         small = replace(config, n_embd=D, n_head=heads, n_kv_head=heads, d_ff=3 * D)
-        self.S = S
+        self.S, self.compiled = S, False
         self.rotary = Rotary(S, small)
         self.byte_in = nn.Embedding(257, D)
         self.encoder = nn.ModuleList(
@@ -458,21 +472,35 @@ class BytePool(nn.Module):
         takes as long for a small product as for a larger one."""
         return 1 if self.head.weight.device.type == 'cpu' else 4
 
-    @torch.compiler.disable   # the shapes in here are others at each step
+    def move(self, x):
+        """To the weights' device. Out of pinned memory a GPU copies without a wait of the CPU."""
+        device = self.byte_in.weight.device
+        return x.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else x.to(device)
+
+    def group(self, name, *tensors):
+        """Call a method with the (n, ...) tensors of a group of n tokens. In a compiled model one
+        graph serves all n but 1: a single token is given twice."""
+        method, n = getattr(type(self), name), len(tensors[0])
+        if not self.compiled:
+            return method(self, *tensors)
+        if n == 1:
+            tensors = [torch.cat((x, x)) for x in tensors]
+        return compile_once(method)(self, *tensors)[:n]
+
+    @torch.compiler.disable   # how many groups there are differs from step to step
     def embed(self, idx):
         """(B, T) ids -> (B, T, C). A vector depends on the token alone, so each distinct one is
         encoded once."""
-        tree, device = self.tree, self.head.weight.device
         tokens, where = idx.unique(return_inverse=True)                 # (M), (B, T)
-        vectors, order = [], []
-        for L, which in by_size(tree.length[tokens], self.round_to, self.S):
-            group = tokens[which]                                       # (n)
-            symbols, length = tree.symbols[group, :L], tree.length[group]             # (n, L), (n)
-            vectors.append(self.encode(symbols.to(device), length.to(device)))        # (n, C)
-            order.append(which)
-        vectors = torch.cat(vectors).to(self.byte_in.weight.dtype)      # (M, C), group after group
-        where = torch.cat(order).argsort()[where]                       # (B, T)
-        return F.embedding(where.to(device), vectors)                   # (B, T, C)
+        lengths = self.tree.length[tokens]                              # (M)
+
+        def encode(L, which):
+            symbols = self.move(self.tree.symbols[tokens[which], :L])   # (n, L)
+            return self.group('encode', symbols, self.move(lengths[which]))           # (n, C)
+
+        vectors, place = by_size(lengths, self.round_to, self.S, encode)              # (M, C), (M)
+        vectors = vectors.to(self.byte_in.weight.dtype)
+        return F.embedding(self.move(place[where]), vectors)            # (B, T, C)
 
     def encode(self, symbols, length):
         """(n, L) symbols of tokens of these lengths (n) -> (n, C)"""
@@ -503,27 +531,27 @@ class BytePool(nn.Module):
         logits = self.decode(h, forks, before).transpose(1, 2)          # (n, 257, L)
         return F.cross_entropy(logits, taken, reduction='none', ignore_index=-1)
 
-    @torch.compiler.disable
     def nll_of_choices(self, h, targets):
         """(B, T, C) states, (B, T) targets -> (B, T, S - 1) nats at each fork that the target
         passes, then zeros."""
-        tree, most = self.tree, self.S - 1
-        h, tokens = h.flatten(0, 1), targets.flatten()                  # (M, C), (M)
-        nats, order = [], []
-        for L, which in by_size(tree.n_forks[tokens].clamp(min=1), self.round_to, most):
-            group = tokens[which]                                       # (n)
-            forks, taken = tree.forks[group, :L], tree.taken[group, :L]               # 2 x (n, L)
-            before = F.pad(taken[:, :-1].clamp(min=0), (1, 0), value=END)             # (n, L)
-            path = torch.stack((forks, before, taken)).to(h.device)     # (3, n, L)
-            found = self.nll_of_forks(h[which.to(h.device)], *path)     # (n, L)
-            nats.append(F.pad(found, (0, most - L)))                    # (n, S - 1)
-            order.append(which)
-        order = torch.cat(order).argsort().to(h.device)                 # (M)
-        return torch.cat(nats)[order].unflatten(0, targets.shape)
+        h, tokens, most = h.flatten(0, 1), targets.flatten(), self.S - 1              # (M, C), (M)
 
+        def nll(L, which):
+            forks = self.tree.forks[tokens[which], :L]                  # (n, L)
+            taken = self.tree.taken[tokens[which], :L]                  # (n, L)
+            before = F.pad(taken[:, :-1].clamp(min=0), (1, 0), value=END)             # (n, L)
+            path = self.move(torch.stack((forks, before, taken)))       # (3, n, L)
+            nats = self.group('nll_of_forks', h[self.move(which)], *path)             # (n, L)
+            return F.pad(nats, (0, most - L))                           # (n, S - 1)
+
+        n_forks = self.tree.n_forks[tokens].clamp(min=1)
+        nats, place = by_size(n_forks, self.round_to, most, nll)        # (M, S - 1), (M)
+        return nats[self.move(place)].unflatten(0, targets.shape)
+
+    @torch.compiler.disable
     def nll(self, h, targets):
         """(B, T, C), (B, T) -> (B, T). An id without a token is impossible."""
-        no_token = (self.tree.n_forks[targets] == 0).to(h.device)
+        no_token = self.move(self.tree.n_forks[targets] == 0)
         return self.nll_of_choices(h, targets).sum(-1).masked_fill(no_token, math.inf)
 
     def log_probs(self, h):
@@ -535,7 +563,7 @@ class BytePool(nn.Module):
 
     def next_symbols(self, h, fork, before, caches):
         """As decode() for one fork, (n), after those in the caches -> (n, 257) log-probabilities."""
-        logits = self.decode(h, fork[:, None].to(h.device), before[:, None].to(h.device), caches)
+        logits = self.decode(h, self.move(fork[:, None]), self.move(before[:, None]), caches)
         return logits[:, 0].log_softmax(-1)
 
     def spell(self, h, **sampling):
@@ -558,7 +586,7 @@ class BytePool(nn.Module):
         chosen = []
         for state in h:
             log_p, tokens = self.likeliest(state, top_k if temperature > 0 else 1, top_p)
-            log_p = log_p[None].to(h.device)                            # (1, n)
+            log_p = self.move(log_p[None])                              # (1, n)
             chosen.append(tokens[choose(log_p, temperature, top_k, top_p, generator).cpu()])
         return torch.cat(chosen)
 
@@ -566,37 +594,39 @@ class BytePool(nn.Module):
         """(C) a state -> (n) log-probabilities and (n) ids of the likeliest next tokens: top_k of
         them (0: any number), or as many as reach top_p.
 
-        No token is likelier than its beginning. So a beginning that is less likely than the last
-        token wanted is left alone. Those with the same number of forks behind them wait in one
-        list, the likeliest first; 64 at a time go on, of the longest, which soon lead to tokens."""
-        zero, empty = torch.zeros(1, dtype=torch.long), [LayerCache(self.S) for _ in self.decoder]
-        waiting = [(torch.zeros(1), zero, zero + END, zero, empty)]
-        found, tokens, least = torch.zeros(0), zero[:0], -math.inf
+        No token is likelier than its beginning, so beginnings less likely than the last token wanted
+        are left. Those with equally many forks behind them wait in one list, the likeliest first; 64
+        at a time go on, from the list with the most forks, since these soon lead to tokens."""
+        found, tokens, least = torch.zeros(0), torch.zeros(0, dtype=torch.long), -math.inf
+        root = torch.tensor([[0, END, 0]])   # of each beginning: fork, symbol before it, row in the caches
+        waiting = [(torch.zeros(1), root, [LayerCache(self.S) for _ in self.decoder])]
         while waiting:
-            # (m) log-probabilities, forks, symbols before them, and their rows in the caches
-            *beginnings, caches = waiting.pop()
-            m = int((beginnings[0] > least).sum())
+            log_p, about, caches = waiting.pop()                        # (m), (m, 3)
+            m = int((log_p > least).sum())
             if m > 64:
-                waiting.append((*(x[64:m] for x in beginnings), caches))
+                waiting.append((log_p[64:m], about[64:m], caches))
             if m == 0:
                 continue
-            log_p, fork, before, row = (x[:min(m, 64)] for x in beginnings)           # 4 x (n)
+            n = min(m, 64)
+            fork, before, row = about[:n].T                             # 3 x (n)
             caches = [cache.rows(row) for cache in caches]
-            after = self.next_symbols(state[None], fork, before, caches)              # (n, 257)
-            after = after.cpu() + log_p[:, None]
+            after = self.next_symbols(state[None], fork, before, caches).cpu()        # (n, 257)
+            after = after + log_p[:n, None]
             row, symbol = (after > least).nonzero(as_tuple=True)        # 2 x (m), what may follow
-            after, child = after[row, symbol], self.tree.child[fork[row], symbol]     # 2 x (m)
+            log_p, child = after[row, symbol], self.tree.child[fork[row], symbol]     # 2 x (m)
 
-            found, order = torch.cat((found, after[child < 0])).sort(descending=True)
-            tokens = torch.cat((tokens, -1 - child[child < 0]))[order]
-            wanted = 1 + int((found.exp().cumsum(0) < top_p).sum())
+            is_token = child < 0
+            found, order = torch.cat((found, log_p[is_token])).sort(descending=True)
+            tokens = torch.cat((tokens, -1 - child[is_token]))[order]
+            wanted = int((found.exp().cumsum(0) < top_p).sum()) + 1
             wanted = min(wanted, top_k or wanted)
             found, tokens = found[:wanted], tokens[:wanted]
             if len(found) == wanted:
                 least = found[-1]
-            forks = (child >= 0).nonzero()[:, 0]
-            forks = forks[after[forks].argsort(descending=True)]
-            waiting.append((after[forks], child[forks], symbol[forks], row[forks], caches))
+
+            log_p, order = log_p[~is_token].sort(descending=True)
+            about = torch.stack((child, symbol, row), dim=1)            # (m, 3)
+            waiting.append((log_p, about[~is_token][order], caches))
         return found, tokens
 
 
@@ -649,8 +679,8 @@ def choose(log_p, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     n = log_p.size(-1)
     log_p, order = log_p.topk(min(top_k or n, n))                       # (B, k), likeliest first
     p = log_p.exp()
-    left_out = p.cumsum(-1) - p >= top_p                                # those before reach top_p
-    p = (log_p / temperature).masked_fill(left_out, -math.inf).softmax(-1)
+    log_p = log_p.masked_fill(p.cumsum(-1) - p >= top_p, -math.inf)     # those before reach top_p
+    p = (log_p / temperature).softmax(-1)
     return order.gather(-1, torch.multinomial(p, 1, generator=generator))[:, 0]
 
 

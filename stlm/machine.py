@@ -166,7 +166,8 @@ class Machine:
             return model
         self.say('compiled: the first steps take a minute more')
         torch._dynamo.config.suppress_errors = True   # what can't be compiled runs as it is
-        return torch.compile(model)
+        model.compile()
+        return model
 
     def part_of(self, grad_accum):
         """How many of a step's forward passes are each process's."""
