@@ -6,10 +6,9 @@ evaluation need:
     nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | idx so far)
 
 Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V
-vocabulary. Chapter 2 adds n or M tokens in any order, L symbols or forks of each, S the most of
-them, D the width of the byte blocks, N the forks of all tokens.
+vocabulary, P positions so far (T of them are new). Chapter 2 adds: M tokens in any order, n of them
+in one group, L symbols or forks of each, S the most of these, D width of the byte blocks, N forks.
 """
-import functools
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as forget_and_recompute
 
 # -------------------------------------------------------------------------------------------
 # 1. The transformer over a token table
@@ -26,8 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass
 class Config:
-    """A model's shape. The fields are settings of train.py, with these comments; but the first two
-    come from the tokenizer."""
+    """A model's shape. The first two fields come from the tokenizer; the others are settings of
+    train.py, with these comments."""
     CHOICES = dict(ffn='swiglu gelu', embedding='table byte_pool', share='none ffn block')
 
     vocab_size: int = 4096         # how many token ids there are
@@ -41,7 +40,7 @@ class Config:
     ffn: str = 'swiglu'            # kind of feed-forward: swiglu or gelu
     tie_embeddings: bool = True    # one table for input and output
     output_bias: bool = False      # a number added to each token's logit, first its log count
-    rope_base: float = 10000.0     # the larger, the slower the slowest rotation of positions
+    rope_base: float = 10000.0     # RoPE turns pair i by rope_base^(-2i/K) radians a token
     norm_eps: float = 1e-5         # added to the mean square before its root
     embedding: str = 'table'       # table; or byte_pool: no tables, tokens are spelled in and out
     n_byte_embd: int = 128         # byte_pool: width of its encoder and decoder
@@ -50,7 +49,7 @@ class Config:
     n_decoder_layer: int = 2       # byte_pool: blocks that spell the next token
     share: str = 'none'            # what layers have in common: none, ffn, or block (attention too)
     share_every: int = 0           # how many consecutive layers share one copy; 0: all
-    lora_rank: int = 0             # rank of layers' own changes to shared or kept matrices; 0: none
+    lora_rank: int = 0             # rank of LoRA, a layer's own change to its matrices; 0: none
 
     def __post_init__(self):
         for name, known in self.CHOICES.items():
@@ -65,7 +64,7 @@ class Config:
             raise ValueError(f'n_byte_embd={self.n_byte_embd} must be a multiple of '
                              f'2 * n_byte_head={2 * self.n_byte_head}')
         layers = max(self.n_layer, self.n_encoder_layer, self.n_decoder_layer)
-        if layers > 1000:   # making them would take minutes, and then all memory
+        if layers > 1000:   # making them would take minutes and all memory
             raise ValueError(f'{layers} layers are more than 1000')
         if self.embedding == 'byte_pool' and self.max_bytes > 16:
             raise ValueError(f'max_bytes={self.max_bytes} is above 16: byte_pool takes gpt2-16 or bpe<N>')
@@ -182,7 +181,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Each token looks at earlier ones, then thinks for itself; both add to its state x."""
+    """Attention mixes what earlier tokens know into a token, the feed-forward changes each token on
+    its own; both add to the token's state x."""
 
     def __init__(self, config, dropout, causal=True):
         super().__init__()
@@ -235,7 +235,7 @@ class TokenTable(nn.Module):
         if targets.numel() * V <= kept:
             nll = [self.nll_of_rows(*piece) for piece in pieces]
         else:
-            nll = [checkpoint(self.nll_of_rows, *piece, use_reentrant=False) for piece in pieces]
+            nll = [forget_and_recompute(self.nll_of_rows, *piece, use_reentrant=False) for piece in pieces]
         return torch.cat(nll).view_as(targets)
 
     def nll_of_rows(self, h, targets):
@@ -303,7 +303,8 @@ class GPT(nn.Module):
 
     def compile(self, **how):
         """torch.compile, in place: the layers as one graph, byte pooling a group of tokens at a time."""
-        self.tokens.compiled = True
+        if self.config.embedding == 'byte_pool':
+            self.tokens.compile_groups(**how)
         super().compile(**how)
 
     @torch.no_grad()
@@ -329,9 +330,9 @@ class GPT(nn.Module):
             window = torch.cat((window, idx), dim=1)
 
     def adamw_matrices(self):
-        """The matrices that stay AdamW's when Muon trains the others: those that are looked up or
-        score symbols, and LoRA's (by Muon 2.186 bits per byte, by AdamW 2.157: tools/study.py,
-        'block + LoRA', seed 1337)."""
+        """The matrices that AdamW trains even where Muon trains the others: tables, the head, and
+        LoRA's (for these AdamW was better, 2.157 bits per byte beside 2.186: tools/study.py, 'block +
+        LoRA', seed 1337)."""
         found = [self.tokens.head.weight]
         for module in self.modules():
             if isinstance(module, nn.Embedding):
@@ -377,7 +378,7 @@ class Tree(NamedTuple):
     forks: torch.Tensor     # (V, S), which forks these are, then zeros
     taken: torch.Tensor     # (V, S), which symbols it takes there, then -1
     place: torch.Tensor     # (N), which of a token's symbols is chosen at the fork, from 0 on
-    child: torch.Tensor     # (N, 257), where a symbol leads: to a fork, or to a token, as -1 - id
+    child: torch.Tensor     # (N, 257), the fork that a symbol leads to; or a token, as -1 - id
 
 
 def grow_tree(spelling, counts, S):
@@ -387,27 +388,27 @@ def grow_tree(spelling, counts, S):
 
     All tokens walk from the empty beginning, a symbol at a time. One that has ended goes on with
     END after END, which is never a fork. At the right stands what the five tokens above give at
-    place 1: '' has come to beginning 2, which is its end; a, an, and to 0, which is a; the to 1."""
+    place 1, where `beginning` is [2, 0, 0, 0, 1]: '' has come to END, a, an, and to a, the to t."""
     ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])    # (M)
     padded = [[*(token or b''), *[END] * (S - len(token or b''))] for token in spelling]
     symbols = torch.tensor(padded)                                                      # (V, S)
     n_forks = torch.zeros(len(spelling), dtype=torch.long)
     forks, taken, places = torch.zeros_like(symbols), torch.full_like(symbols, -1), []
-    beginning = torch.zeros(len(ids), dtype=torch.long)       # [2, 0, 0, 0, 1], (M)
+    beginning = torch.zeros(len(ids), dtype=torch.long)       # (M), the number of what is spelled so far
     for place in range(S):
         symbol = symbols[ids, place]                          # [END, END, n, n, h], (M)
-        step = 257 * beginning + symbol                       # (M), both in one number
-        steps, longer = step.unique(return_inverse=True)      # longer is [3, 1, 0, 0, 2], (M)
+        step = 257 * beginning + symbol                       # (M), both as one number
+        steps, beginning_then = step.unique(return_inverse=True)   # beginning_then: [3, 1, 0, 0, 2], (M)
         start = steps // 257                                  # [0, 0, 1, 2], (steps)
         is_fork = start.bincount() > 1                        # [True, False, False], (beginnings)
-        number = len(places) + is_fork.cumsum(0) - 1          # [1, 1, 1], (beginnings): for forks
+        number = len(places) + is_fork.cumsum(0) - 1          # [1, 1, 1], (beginnings): a fork's, others' is unused
         places += [place] * int(is_fork.sum())
         chooses = is_fork[beginning]                          # [False, True, True, True, False], (M)
         tokens = ids[chooses]                                 # [1, 2, 3]
         forks[tokens, n_forks[tokens]] = number[beginning[chooses]]
         taken[tokens, n_forks[tokens]] = symbol[chooses]
         n_forks[tokens] += 1
-        beginning = longer
+        beginning = beginning_then
     child = torch.zeros(len(places), 257, dtype=torch.long)
     counted = torch.zeros(len(places), 257, dtype=torch.double)
     for i in range(S - 1):
@@ -430,11 +431,6 @@ def by_size(sizes, round_to, most, function):
     groups = enumerate(order.split(sizes.bincount().tolist()))
     results = [function(size, which) for size, which in groups if len(which) > 0]
     return torch.cat(results), order.argsort()
-
-
-@functools.cache
-def compile_once(method):
-    return torch.compile(method, dynamic=True)
 
 
 class BytePool(nn.Module):
@@ -477,15 +473,18 @@ class BytePool(nn.Module):
         device = self.byte_in.weight.device
         return x.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else x.to(device)
 
-    def group(self, name, *tensors):
-        """Call a method with the (n, ...) tensors of a group of n tokens. In a compiled model one
-        graph serves all n but 1: a single token is given twice."""
-        method, n = getattr(type(self), name), len(tensors[0])
-        if not self.compiled:
-            return method(self, *tensors)
-        if n == 1:
-            tensors = [torch.cat((x, x)) for x in tensors]
-        return compile_once(method)(self, *tensors)[:n]
+    def compile_groups(self, **how):
+        """Whatever the number of tokens in a group, it is the same graph."""
+        self.encode = torch.compile(self.encode, dynamic=True, **how)
+        self.nll_of_forks = torch.compile(self.nll_of_forks, dynamic=True, **how)
+        self.compiled = True
+
+    def group(self, function, *tensors):
+        """The function of the (n, ...) tensors of a group. torch.compile makes a graph of its own for
+        n = 1: there a single token is given twice."""
+        if self.compiled and len(tensors[0]) == 1:
+            return function(*(torch.cat((x, x)) for x in tensors))[:1]
+        return function(*tensors)
 
     @torch.compiler.disable   # how many groups there are differs from step to step
     def embed(self, idx):
@@ -496,7 +495,7 @@ class BytePool(nn.Module):
 
         def encode(L, which):
             symbols = self.move(self.tree.symbols[tokens[which], :L])   # (n, L)
-            return self.group('encode', symbols, self.move(lengths[which]))           # (n, C)
+            return self.group(self.encode, symbols, self.move(lengths[which]))           # (n, C)
 
         vectors, place = by_size(lengths, self.round_to, self.S, encode)              # (M, C), (M)
         vectors = vectors.to(self.byte_in.weight.dtype)
@@ -506,7 +505,8 @@ class BytePool(nn.Module):
         """(n, L) symbols of tokens of these lengths (n) -> (n, C)"""
         L = symbols.size(1)
         inside = torch.arange(L, device=length.device) < length[:, None]              # (n, L)
-        mask = None if self.round_to == 1 else inside[:, None, None]    # (n, 1, 1, L)
+        # (n, 1, 1, L); if lengths aren't rounded, a group's are all L
+        mask = None if self.round_to == 1 else inside[:, None, None]
         x = self.byte_in(symbols)                                       # (n, L, D)
         for block in self.encoder:
             x = block(x, self.rotary(0, L), mask=mask)
@@ -516,8 +516,8 @@ class BytePool(nn.Module):
     def decode(self, h, forks, before, caches=None):
         """(n, C) states, (n, L) forks, (n, L) the symbols taken before them -> (n, L, 257), logits
         of the symbols there. Each fork of a token has a slice of h of its own (as MegaByte's bytes
-        do, arXiv 2305.07185) and hears what was taken at the one before; the blocks are causal.
-        The network only has to correct the frequencies of the training text."""
+        do, arXiv 2305.07185) and hears what was taken at the one before; the blocks are causal. The
+        logits start from the frequencies in the training text, the log counts."""
         L, D = forks.size(1), self.head.in_features
         first = caches[0].length if caches else 0
         slices = F.linear(h, self.slices.weight[first * D:(first + L) * D])           # (n, L D)
@@ -541,7 +541,7 @@ class BytePool(nn.Module):
             taken = self.tree.taken[tokens[which], :L]                  # (n, L)
             before = F.pad(taken[:, :-1].clamp(min=0), (1, 0), value=END)             # (n, L)
             path = self.move(torch.stack((forks, before, taken)))       # (3, n, L)
-            nats = self.group('nll_of_forks', h[self.move(which)], *path)             # (n, L)
+            nats = self.group(self.nll_of_forks, h[self.move(which)], *path)             # (n, L)
             return F.pad(nats, (0, most - L))                           # (n, S - 1)
 
         n_forks = self.tree.n_forks[tokens].clamp(min=1)
@@ -566,8 +566,16 @@ class BytePool(nn.Module):
         logits = self.decode(h, self.move(fork[:, None]), self.move(before[:, None]), caches)
         return logits[:, 0].log_softmax(-1)
 
+    def sample(self, h, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+        """(B, C) states -> (B) ids of next tokens, drawn by choose() from all tokens; or, if all may
+        come, a symbol at each fork, each with the temperature. (stlm/search.py finds the likeliest
+        tokens sooner, without the others.)"""
+        if temperature > 0 and not top_k and top_p >= 1:
+            return self.spell(h, temperature=temperature, generator=generator)
+        return choose(self.log_probs(h), temperature, top_k, top_p, generator).cpu()
+
     def spell(self, h, **sampling):
-        """(B, C) states -> (B) ids, drawn a symbol at a time, each by choose()."""
+        """(B, C) states -> (B) ids, a symbol at a time, each by choose()."""
         caches = [LayerCache(self.S) for _ in self.decoder]
         fork, symbol = torch.zeros(len(h), dtype=torch.long), torch.full((len(h),), END)
         child = fork                                                    # (B), -1 - id at a token
@@ -578,70 +586,19 @@ class BytePool(nn.Module):
             fork = child.clamp(min=0)
         return -1 - child
 
-    def sample(self, h, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-        """(B, C) states -> (B) ids of next tokens: choose() draws one of the likeliest, or if all
-        may come, one symbol after the other, of which each has the temperature."""
-        if temperature > 0 and not top_k and top_p >= 1:
-            return self.spell(h, temperature=temperature, generator=generator)
-        chosen = []
-        for state in h:
-            log_p, tokens = self.likeliest(state, top_k if temperature > 0 else 1, top_p)
-            log_p = self.move(log_p[None])                              # (1, n)
-            chosen.append(tokens[choose(log_p, temperature, top_k, top_p, generator).cpu()])
-        return torch.cat(chosen)
-
-    def likeliest(self, state, top_k=0, top_p=1.0):
-        """(C) a state -> (n) log-probabilities and (n) ids of the likeliest next tokens: top_k of
-        them (0: any number), or as many as reach top_p.
-
-        No token is likelier than its beginning, so beginnings less likely than the last token wanted
-        are left. Those with equally many forks behind them wait in one list, the likeliest first; 64
-        at a time go on, from the list with the most forks, since these soon lead to tokens."""
-        found, tokens, least = torch.zeros(0), torch.zeros(0, dtype=torch.long), -math.inf
-        root = torch.tensor([[0, END, 0]])   # of each beginning: fork, symbol before it, row in the caches
-        waiting = [(torch.zeros(1), root, [LayerCache(self.S) for _ in self.decoder])]
-        while waiting:
-            log_p, about, caches = waiting.pop()                        # (m), (m, 3)
-            m = int((log_p > least).sum())
-            if m > 64:
-                waiting.append((log_p[64:m], about[64:m], caches))
-            if m == 0:
-                continue
-            n = min(m, 64)
-            fork, before, row = about[:n].T                             # 3 x (n)
-            caches = [cache.rows(row) for cache in caches]
-            after = self.next_symbols(state[None], fork, before, caches).cpu()        # (n, 257)
-            after = after + log_p[:n, None]
-            row, symbol = (after > least).nonzero(as_tuple=True)        # 2 x (m), what may follow
-            log_p, child = after[row, symbol], self.tree.child[fork[row], symbol]     # 2 x (m)
-
-            is_token = child < 0
-            found, order = torch.cat((found, log_p[is_token])).sort(descending=True)
-            tokens = torch.cat((tokens, -1 - child[is_token]))[order]
-            wanted = int((found.exp().cumsum(0) < top_p).sum()) + 1
-            wanted = min(wanted, top_k or wanted)
-            found, tokens = found[:wanted], tokens[:wanted]
-            if len(found) == wanted:
-                least = found[-1]
-
-            log_p, order = log_p[~is_token].sort(descending=True)
-            about = torch.stack((child, symbol, row), dim=1)            # (m, 3)
-            waiting.append((log_p, about[~is_token][order], caches))
-        return found, tokens
-
 
 # -------------------------------------------------------------------------------------------
 # 3. Layers that share weights (arXiv 2405.14159, sections 2.1 and 5.1)
 
 class LoRA(nn.Module):
-    """A Linear and a low-rank change to it, W x + B A x (arXiv 2106.09685, with alpha = r). B is
-    0 at the start."""
+    """A Linear and a low-rank change to it, W x + B A x (arXiv 2106.09685, whose scale alpha / r is 1
+    here). B is 0 at the start."""
 
     def __init__(self, linear, rank):
         super().__init__()
         self.linear = linear
         self.A = nn.Linear(linear.in_features, rank, bias=False)
-        self.B = nn.Parameter(torch.zeros(linear.out_features, rank))  # no Linear: it has to stay 0
+        self.B = nn.Parameter(torch.zeros(linear.out_features, rank))   # init_weights() leaves it 0
 
     def forward(self, x):
         return self.linear(x) + F.linear(self.A(x), self.B)
@@ -705,9 +662,9 @@ class LayerCache:
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
 
-    def rows(self, which):
+    def rows(self, which, room=0):
         """A cache of some of the B texts, maybe of one several times."""
-        cache = LayerCache(self.room)
+        cache = LayerCache(room or self.room)
         if self.length > 0:
             cache.append(self.k[which, :, :self.length], self.v[which, :, :self.length])
         return cache

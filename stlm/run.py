@@ -19,6 +19,7 @@ from configurator import Earlier, check_number
 from stlm import tokenizer as tokenizers
 from stlm.console import Failure, command
 from stlm.files import insist, lock, sweep, write_whole
+from stlm.search import use_search
 
 FORMAT = 4
 # what a checkpoint has: {name: (type, what it is)}. Of those after `iter`, imported weights have none.
@@ -53,7 +54,9 @@ def idea_module(name):
 
 
 def build_model(config, spelling, counts=None, idea=''):
-    return idea_module(idea).GPT(config, spelling, counts)
+    model = idea_module(idea).GPT(config, spelling, counts)
+    use_search(model)
+    return model
 
 
 def load_teacher(model, spec, device):

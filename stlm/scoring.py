@@ -40,13 +40,6 @@ def keeps_only_keys_and_values(model):
     return all(vars(cache).keys() == {'room', 'length', 'k', 'v'} for cache in caches)
 
 
-def cache_of_texts(cache, texts, room):
-    """A cache that goes on after these texts of a cache's batch; a text may be there more than once."""
-    longer = LayerCache(room)
-    longer.append(cache.k[list(texts), :, :cache.length], cache.v[list(texts), :, :cache.length])
-    return longer
-
-
 def make_batches(things, length, most_tokens):
     """Yields lists of things of nearly one length, the longest first. Padded to the first, a list has at most
     most_tokens tokens; as long as it has less than SMALL_BATCH, it takes shorter things too."""
@@ -108,7 +101,7 @@ def log_probs(model, questions, batch_tokens=4096, progress=lambda done: None):
         for part in make_batches(rests, lambda rest: len(rest[1]), batch_tokens):
             numbers, rows = zip(*part)
             choices_of_rows = [rests[rest] for rest in part]
-            longer = [cache_of_texts(cache, numbers, cache.length + len(rows[0])) for cache in caches]
+            longer = [cache.rows(list(numbers), cache.length + len(rows[0])) for cache in caches]
             score_rows(model, rows, choices_of_rows, longer, cut)
             done += sum(map(len, choices_of_rows))
             progress(done / total)
