@@ -35,11 +35,11 @@ import time
 
 import torch
 
-from stlm import show
 from stlm.fast import prepare_to_generate
 from stlm.machine import keep_freed_memory, pick_device
 from stlm.run import load_run
-from stlm.tokenizer import spelling_of
+from stlm.tokenizer import ids_of, spelling_of
+from tools import show
 
 
 def read_prompt(prompt):
@@ -60,7 +60,7 @@ def stream(model, tokenizer, text, num_samples=1, max_new_tokens=200, **choice):
     """Continue a text: after each new token yields what it adds to each sample, [num_samples strings]: '' after a
     sample's end, and while only some bytes of a character (é, 猫) are there. `choice` is what model.choose() takes."""
     spelling = spelling_of(tokenizer)
-    idx = torch.tensor([show.ids_of(tokenizer, text)] * num_samples)                         # (num_samples, T)
+    idx = torch.tensor([ids_of(tokenizer, text)] * num_samples)                              # (num_samples, T)
     decoders = [codecs.getincrementaldecoder('utf-8')('replace') for _ in range(num_samples)]
     ended = [False] * num_samples
     for tokens in model.generate(idx, max_new_tokens, **choice):

@@ -151,6 +151,11 @@ def spelling_of(tokenizer):
     return spelled
 
 
+def ids_of(tokenizer, text):
+    """The ids that a model reads before it goes on: as every training document, they begin with the end of a text."""
+    return [tokenizer.eot_token, *tokenizer.encode_ordinary(text)]
+
+
 def rank_lines(tokenizer):
     by_id = sorted(tokenizer.ranks.items(), key=lambda item: item[1])
     return b''.join(base64.b64encode(token) + b' %d\n' % i for token, i in by_id)

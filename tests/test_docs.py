@@ -18,7 +18,7 @@ import torch
 
 import prepare_wiki
 from stlm import run as runs
-from stlm.show import nearest
+from tools.show import nearest
 import train
 from configurator import Failure
 from helpers import ROOT, SMALL, copy_repository, fails_in_one_line, make_run, run, story

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stlm import run as runs
-from stlm.show import nearest
+from tools.show import nearest
 from helpers import ROOT, run, story
 
 

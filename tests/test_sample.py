@@ -13,8 +13,8 @@ import torch
 import sample as script
 from helpers import ROOT, fails_in_one_line, make_run, run
 from stlm import run as runs
-from stlm import show
 from stlm import tokenizer as tokenizers
+from tools import show
 
 SMALL = dict(n_layer=2, n_head=2, n_kv_head=1, n_embd=32, d_ff=64, block_size=32)
 BYTES = dict(embedding='byte_pool', n_byte_embd=16, n_byte_head=2)

@@ -26,7 +26,6 @@ import torch
 from model import rotate
 from stlm import run
 from stlm import tokenizer as tokenizers
-from stlm.show import ids_of
 from tools.svg import GREY, ORANGE, Picture
 
 
@@ -101,7 +100,7 @@ def main(out_dir, prompt, layer, head, file):
     n_layer, n_head = model.config.n_layer, model.config.n_head
     if layer > n_layer or head > n_head:
         raise Failure(f'layer={layer}, head={head}: {out_dir} has {n_layer} layers of {n_head} heads')
-    ids = ids_of(tokenizer, prompt)
+    ids = tokenizers.ids_of(tokenizer, prompt)
     most = min(60, model.config.block_size)
     if not 1 < len(ids) <= most:
         raise Failure(f'the prompt has {len(ids) - 1} tokens; 1 to {most - 1} can be drawn')

@@ -4,8 +4,9 @@ What a model makes of a text, token by token: the likeliest next ones, the bits 
     model, tokenizer, checkpoint = load_run('pretrained/tiny_10m')
     print(nearest(model, tokenizer, ' north'))
 
-A token is shown by its bytes, since a character may be cut between two. sample.py prints these as charts; in a notebook
-next_tokens(), bits_of_tokens() and nearest() return numbers, and page() an HTML page.
+A token is shown by its bytes, since a character may be cut between two. sample.py is its command, which
+prints charts (--top, --show_tokens, --html, --near); in a notebook next_tokens(), bits_of_tokens() and nearest() return
+numbers, and page() an HTML page.
 """
 import codecs
 import math
@@ -16,18 +17,13 @@ import torch
 import torch.nn.functional as F
 
 from stlm.console import Failure, visible
-from stlm.tokenizer import spelling_of
+from stlm.tokenizer import ids_of, spelling_of
 
 NO_NUMBER = 'what the model computes is not a number (float32 has the largest range: --dtype=float32)'
 PAGE = """<!doctype html><meta charset="utf-8"><title>Bits of each token</title>
 <style>:root { color-scheme: light dark } body { font: 1.2em/1.9 sans-serif; max-width: 45em; margin: 2em auto; padding: 0 1em }
 span { white-space: pre-wrap; border-radius: .2em; outline: 1px solid #8884 }</style>
 """
-
-
-def ids_of(tokenizer, text):
-    """The ids that a model reads before it goes on: as every training document, they begin with the end of a text."""
-    return [tokenizer.eot_token, *tokenizer.encode_ordinary(text)]
 
 
 @torch.no_grad()
