@@ -14,7 +14,6 @@ out_dir/mc_<task>.json keeps the metrics, and every choice's log-probability.
 out_dir = 'out/quick'     # a run's folder: its best.pt, else its ckpt.pt; or a checkpoint's file
 tasks = 'blimp,arc_easy,arc_challenge,winogrande,hellaswag,mmlu,mmlu_cloze'   # mmlu by letter, _cloze in words
 file = ''                 # a .jsonl file with your own questions, instead of the tasks
-num_fewshot = 0           # answered examples before each question of ARC and MMLU
 limit = 0                 # take the first so many items of each file; 0: all
 data_dir = 'data/eval'    # where the tasks' files are, or are fetched to
 batch_tokens = 4096       # tokens read at once; fewer need less memory
@@ -158,14 +157,14 @@ def print_answers(items, scores, questions, block_size):
 
 if __name__ == '__main__':
     names = [file] if file else tasks.replace(' ', '').split(',')
-    loaded = {name: load_questions(name, data_dir, num_fewshot, limit) for name in names}
+    loaded = {name: load_questions(name, data_dir, limit) for name in names}
     device, autocast, machine = pick_device(device, dtype)
     model, tokenizer, checkpoint = load_run(out_dir, device)
     print(machine)
     block_size = model.config.block_size
     folder = newest_checkpoint(out_dir).parent
-    about_run = dict(run=out_dir, step=checkpoint['iter'], limit=limit, num_fewshot=num_fewshot)
-    title = f'{out_dir}, limit={limit}, num_fewshot={num_fewshot}'
+    about_run = dict(run=out_dir, step=checkpoint['iter'], limit=limit)
+    title = f'{out_dir}, limit={limit}'
     results = {}
     for name, items in loaded.items():
         task = f'{pathlib.Path(file).stem}_own' if file else name   # _own: the result of arc_easy stays

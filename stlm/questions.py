@@ -13,7 +13,6 @@ import io
 import json
 import os
 import pathlib
-import random
 import re
 import shutil
 import string
@@ -23,7 +22,7 @@ from collections import namedtuple
 from functools import partial
 
 from stlm.console import Failure
-from stlm.download import download, RemoteFile
+from stlm.download import RemoteFile, download
 from stlm.files import write_whole
 
 # --------------------------------------------------------------------------------------------------
@@ -39,8 +38,6 @@ SOURCES = {   # a file or folder in data_dir: its address, which member of that 
     'arc/ARC-Challenge-Test.jsonl': (
         ARC, 'ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Test.jsonl',
         '9fa8ffb3e3a1f88cb302d53dd95aae81e39209ad9bcf974376b319d8fd35717c'),
-    'arc/ARC-Easy-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Train.jsonl', ''),
-    'arc/ARC-Challenge-Train.jsonl': (ARC, 'ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Train.jsonl', ''),
     'winogrande/dev.jsonl': (
         WINOGRANDE, 'winogrande_1.1/dev.jsonl',
         '1aeac79cf46a3dcbe59a71ca7e5372a1490cde2b4ae2387dc56f00378104d2e8'),
@@ -86,7 +83,7 @@ def read_member(url, member, sha256, path):
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         raise Failure(f"{url} can't be read ({type(error).__name__}). Put its {member} at {path}, "
                       'or name a folder that has it: --data_dir=FOLDER')
-    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise Failure(f'{url}: {member} is not what it was (sha256); nothing was kept')
     return data
 
@@ -139,24 +136,8 @@ def read_items(path, parse):
     return items
 
 
-def read_examples(data_dir, name, parse, num_fewshot):
-    """The items of a file that has at least so many to show, if any are to be shown."""
-    if not num_fewshot:
-        return []
-    path = fetch_source(data_dir, name)
-    items = read_items(path, parse)
-    if len(items) < num_fewshot:
-        raise Failure(f'num_fewshot={num_fewshot}: {path} has {len(items)} examples; give at most that many')
-    return items
-
-
-def show_answers(items):
-    """The text of answered examples, to stand before a question."""
-    return ''.join(f'{item.contexts[0]} {item.choices[item.right]}\n\n' for item in items)
-
-
 # --------------------------------------------------------------------------------------------------
-# Tasks: (data_dir, num_fewshot) -> for each of the task's files a list of items
+# Tasks: data_dir -> for each of the task's files a list of items
 
 def blimp_item(record):
     """{"sentence_good": ..., "sentence_bad": ..., "linguistics_term": ...}"""
@@ -166,13 +147,7 @@ def blimp_item(record):
     return make_item('', [record['sentence_good'], record['sentence_bad']], 0, phenomenon)
 
 
-def refuse_examples(name, num_fewshot):
-    if num_fewshot:
-        raise Failure(f'num_fewshot={num_fewshot}: {name} has no examples to show first; ask ARC or MMLU alone (--tasks)')
-
-
-def blimp(data_dir, num_fewshot):
-    refuse_examples('blimp', num_fewshot)
+def blimp(data_dir):
     paths = fetch_source(data_dir, 'blimp').glob('*.jsonl')
     return [read_items(path, blimp_item) for path in sorted(paths)]
 
@@ -184,16 +159,6 @@ def arc_item(record):
     texts = [choice['text'] for choice in asked['choices']]
     context = 'Question: ' + asked['stem'] + '\nAnswer:'
     return make_item(context, texts, labels.index(record['answerKey']))
-
-
-def arc(part, data_dir, num_fewshot):
-    train = read_examples(data_dir, f'arc/ARC-{part}-Train.jsonl', arc_item, num_fewshot)
-    draw = random.Random(1234)   # the harness's seed: each item has examples of its own
-    items = []
-    for item in read_items(fetch_source(data_dir, f'arc/ARC-{part}-Test.jsonl'), arc_item):
-        shown = show_answers(draw.sample(train, num_fewshot))
-        items.append(make_item(shown + item.contexts[0], item.choices, item.right))
-    return [items]
 
 
 def winogrande_item(record):
@@ -216,8 +181,7 @@ def hellaswag_item(record):
     return make_item(clean(context), endings, record['label'])
 
 
-def one_file(name, parse, data_dir, num_fewshot):
-    refuse_examples(name, num_fewshot)
+def one_file(name, parse, data_dir):
     return [read_items(fetch_source(data_dir, name), parse)]
 
 
@@ -237,14 +201,11 @@ def letter_item(row):
     return make_item('\n'.join([row[0].strip(), *lines, 'Answer:']), LETTERS, right)
 
 
-def mmlu(parse, kind, data_dir, num_fewshot):
+def mmlu(parse, kind, data_dir):
     files = []
     for path in sorted(fetch_source(data_dir, 'mmlu').glob('test/*_test.csv')):
-        name = path.name.removesuffix('_test.csv')
-        subject = name.replace('_', ' ')
-        examples = read_examples(data_dir, f'mmlu/dev/{name}_dev.csv', parse, num_fewshot)
-        shown = show_answers(examples[:num_fewshot])
-        head = f'The following are {kind} (with answers) about {subject}.\n\n{shown}'
+        subject = path.name.removesuffix('_test.csv').replace('_', ' ')
+        head = f'The following are {kind} (with answers) about {subject}.\n\n'
         files.append([make_item(head + item.contexts[0], item.choices, item.right, subject)
                       for item in read_items(path, parse)])
     return files
@@ -269,20 +230,19 @@ def own_item(record):
 
 TASKS = {
     'blimp': blimp,
-    'arc_easy': partial(arc, 'Easy'),
-    'arc_challenge': partial(arc, 'Challenge'),
+    'arc_easy': partial(one_file, 'arc/ARC-Easy-Test.jsonl', arc_item),
+    'arc_challenge': partial(one_file, 'arc/ARC-Challenge-Test.jsonl', arc_item),
     'winogrande': partial(one_file, 'winogrande/dev.jsonl', winogrande_item),
     'hellaswag': partial(one_file, 'hellaswag/hellaswag_val.jsonl', hellaswag_item),
     'mmlu': partial(mmlu, letter_item, 'multiple choice questions'),
     'mmlu_cloze': partial(mmlu, cloze_item, 'questions')}
 
 
-def load_questions(task, data_dir='data/eval', num_fewshot=0, limit=0):
+def load_questions(task, data_dir='data/eval', limit=0):
     """The items of a task, or of your own .jsonl file; with a limit the first of each file."""
     if task in TASKS:
-        files = TASKS[task](data_dir, num_fewshot)
+        files = TASKS[task](data_dir)
     elif pathlib.Path(task).is_file():
-        refuse_examples(task, num_fewshot)
         files = [read_items(pathlib.Path(task), own_item)]
     else:
         raise Failure(f'{task}: no such file, and the tasks are {",".join(TASKS)}')

@@ -15,7 +15,6 @@ that the first of equal scores is the answer, and lie between ours and ours with
 out_dir = ''             # a run, a Llama; without, a small random model with GPT-2's tokenizer
 data_dir = 'data/eval'   # the tasks' files, as eval_mc.py has them
 limit = 20               # items of each task, of MMLU of each subject; 0 for all
-num_fewshot = 0          # answered examples before each question; where ARC's Train is missing its Dev stands in
 block_size = 512         # of the random model: shorter ones truncate more
 tasks = ''               # only these of eval_mc.py's; without, all of them and a file of our own pairs
 speed = 0                # time about this many items of each task, at 50M parameters
@@ -94,8 +93,8 @@ def sources(folder, name):
         return [(f'blimp/{path.stem}.yaml', dict(train=lines(path))) for path in sorted((folder / 'blimp').glob('*.jsonl'))]
     if name.startswith('arc'):
         part = name.removeprefix('arc_').capitalize()
-        train, test = (arc_docs(folder / f'arc/ARC-{part}-{split}.jsonl') for split in ('Train', 'Test'))
-        return [(f'arc/{name}.yaml', dict(train=train, validation=train, test=test))]
+        docs = arc_docs(folder / f'arc/ARC-{part}-Test.jsonl')
+        return [(f'arc/{name}.yaml', dict(train=docs, validation=docs, test=docs))]   # the first two aren't read
     if name.startswith('mmlu'):
         kind = 'continuation' if name == 'mmlu_cloze' else 'default'
         subjects = [path.name.removesuffix('_test.csv') for path in sorted((folder / 'mmlu/test').glob('*.csv'))]
@@ -113,8 +112,7 @@ def task_of(file, splits):
     data = datasets.DatasetDict({name: datasets.Dataset.from_list(docs) for name, docs in splits.items()})
     config = load_yaml(THEIRS / file)
     task = ConfigurableTask(config={**config, 'custom_dataset': lambda **settings: data, 'metadata': None})
-    task.set_config('num_fewshot', num_fewshot if splits.keys() & {'test'} else 0)
-    task.set_fewshot_seed(1234)   # what `lm_eval` sets
+    task.set_config('num_fewshot', 0)
     return task
 
 
@@ -131,7 +129,7 @@ def first_of_equals(items, scores):
 
 
 def compare(model, tokenizer, lm, folder, name):
-    items = questions.load_questions(name, folder, num_fewshot * name.startswith(('arc', 'mmlu')), limit)
+    items = questions.load_questions(name, folder, limit)
     result, scores = eval_mc.answer_questions(model, tokenizer, items)
     ours = [(context, ' ' + choice) for item in items for context, choice in zip(item.contexts, item.choices)]
     instances, docs = [], []
@@ -190,7 +188,7 @@ def time_both(model, tokenizer, lm, folder, name):
     """A line of the table: medians of several rounds in turns, by the clock, and the ratio per CPU second too."""
     parts = sources(folder, name)
     share = max(1, speed // len(parts))   # of each file
-    items = questions.load_questions(name, folder, 0, share)
+    items = questions.load_questions(name, folder, share)
     instances = []
     for file, splits in parts:
         task = task_of(file, splits)
@@ -249,9 +247,6 @@ def main():
     names = tasks.split(',') if tasks else [*questions.TASKS]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(shutil.copytree(data_dir, folder, dirs_exist_ok=True))
-        for part in ('Easy', 'Challenge'):
-            if not (folder / f'arc/ARC-{part}-Train.jsonl').exists():
-                shutil.copy(folder / f'arc/ARC-{part}-Dev.jsonl', folder / f'arc/ARC-{part}-Train.jsonl')
         if speed:
             print(f'| task | items | ours ({dtype}), items/s | harness ({harness_dtype}) | at batch size | ratio | '
                   'per CPU second |\n|---' + '|---:' * 6 + '|')

@@ -72,13 +72,11 @@ LETTERS = [dict(text=f'answer {letter}', label=letter) for letter in 'ABC']
 QUESTIONS = {   # file: (task, one of its five records)
     'own': ('own', dict(question='How?', choices=['one', 'two', 'six'], answer='B')),
     'arc/ARC-Easy-Test.jsonl': ('arc_easy', dict(question=dict(stem='Which?', choices=LETTERS), answerKey='B')),
-    'arc/ARC-Easy-Train.jsonl': ('arc_easy', dict(question=dict(stem='Which?', choices=LETTERS), answerKey='B')),
     'winogrande/dev.jsonl': ('winogrande', dict(sentence='He sees _ there.', option1='Zoë', option2='me', answer='2')),
     'hellaswag/hellaswag_val.jsonl': ('hellaswag', dict(
         activity_label='Tea', ctx_a='A [title] b', ctx_b='she', endings=['eats.', '[x] is', 'ü', 'd'], label=3)),
     'blimp/a.jsonl': ('blimp', dict(sentence_good='It goes.', sentence_bad='It go.', linguistics_term='forms')),
-    'mmlu/test/art_test.csv': ('mmlu', ['What?', 'a "b"', 'c\nd', 'e', 'f', 'C']),
-    'mmlu/dev/art_dev.csv': ('mmlu', ['What?', 'a "b"', 'c\nd', 'e', 'f', 'C'])}
+    'mmlu/test/art_test.csv': ('mmlu', ['What?', 'a "b"', 'c\nd', 'e', 'f', 'C'])}
 CONFIGS = [   # ways in which people write one, and what it sets
     ('from base import *', dict(n_layer=3, dropout=0.5)), ("exec(open('base.py').read())", dict(n_layer=3, dropout=0.5)),
     ('globals().update(n_embd=48)', dict(n_embd=48)), ('import math\nd_ff = math.ceil(63.5)', dict(d_ff=64)),
@@ -192,7 +190,7 @@ def judge():
 
 
 def use_questions(task):
-    items = load_questions(task, num_fewshot=2 * task.startswith(('arc', 'mmlu')))
+    items = load_questions(task)
     for item, score in zip(items, eval_mc.answer_questions(*judge(), items)[1], strict=True):   # what holds for any file
         assert len(item.contexts) == len(item.choices) == len(score) > 1 and type(item.right) is int
         assert all(choice.strip() for choice in item.choices) and 0 <= item.right < len(score) and max(score) < 0

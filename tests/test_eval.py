@@ -248,15 +248,13 @@ def folder(tmp_path):
     for part in ('Easy', 'Challenge'):
         write(tmp_path / f'arc/ARC-{part}-Test.jsonl', arc(f'{part}?', ['x', 'y', 'z'], '123', '3'),
               arc('Five — naïve?', 'pqrst', 'ABCDE', 'D'))
-        write(tmp_path / f'arc/ARC-{part}-Train.jsonl', *(arc(f'T{i}', ['u', 'v'], 'AB', 'B') for i in range(9)))
     write(tmp_path / 'winogrande/dev.jsonl',
           dict(sentence="Ann saw Bea so _ 's  glad she_d. ", option1='Ann', option2='Bea', answer='2'))
     write(tmp_path / 'hellaswag/hellaswag_val.jsonl', dict(
         ind=4, activity_label='How to BAKE', ctx_a='[header] Mix it. [title] Stir  twice', ctx_b='the COOK', label=2,
         endings=['eats [step] it.', ' [title] Go   on', 'stops.', 'x [substeps] y']))
-    for split, rows in dict(dev=['D1,a,b,c,d,A', 'D2,e,f,g,h,D'], test=MMLU).items():
-        write(tmp_path / f'mmlu/{split}/high_school_art_{split}.csv', *rows)
-        write(tmp_path / f'mmlu/{split}/virology_{split}.csv', *rows)
+    for subject in 'high_school_art', 'virology':
+        write(tmp_path / f'mmlu/test/{subject}_test.csv', *MMLU)
     for name, phenomenon in PARADIGMS.items():
         write(tmp_path / f'blimp/{name}.jsonl', *(dict(
             sentence_good=f'{word} sleeps.', sentence_bad=f'{word} sleep.', field='syntax', UID=name,
@@ -276,10 +274,6 @@ def test_prompts_of_arc(folder):
     assert first == (['Question: Easy?\nAnswer:'] * 3, ['x', 'y', 'z'], 2, '')
     assert second == (['Question: Five — naïve?\nAnswer:'] * 5, list('pqrst'), 3, '')
     assert questions.load_questions('arc_challenge', folder)[0].contexts[0] == 'Question: Challenge?\nAnswer:'
-    draw = random.Random(1234)   # how the harness draws: from Train, anew for each item
-    for item in questions.load_questions('arc_easy', folder, num_fewshot=2):
-        a, b = draw.sample(range(9), 2)
-        assert item.contexts[0].startswith(f'Question: T{a}\nAnswer: v\n\nQuestion: T{b}\nAnswer: v\n\nQuestion: ')
 
 
 def test_prompts_of_winogrande_score_what_follows_the_option(folder):
@@ -299,18 +293,10 @@ def test_prompts_of_mmlu(folder):
     head = 'The following are multiple choice questions (with answers) about high school art.\n\n'
     asked = 'Is it?\nReally?\nA. yes\nB.  no\nC. a, b\nD. d\nAnswer:'
     assert items[0] == ([head + asked] * 4, list('ABCD'), 2, 'high school art')
-    shown = questions.load_questions('mmlu', folder, num_fewshot=2)[0]
-    assert shown.contexts[0] == (head + 'D1\nA. a\nB. b\nC. c\nD. d\nAnswer: A\n\n'
-                                 'D2\nA. e\nB. f\nC. g\nD. h\nAnswer: D\n\n' + asked)
-    cloze = questions.load_questions('mmlu_cloze', folder, num_fewshot=1)[1]
-    assert cloze == (['The following are questions (with answers) about high school art.\n\n'
-                      'Question: D1\nAnswer: a\n\nQuestion: Two?\nAnswer:'] * 4, list('1234'), 1, 'high school art')
+    cloze = questions.load_questions('mmlu_cloze', folder)[1]
+    assert cloze == (['The following are questions (with answers) about high school art.\n\nQuestion: Two?\nAnswer:'] * 4,
+                     list('1234'), 1, 'high school art')
     assert len(questions.load_questions('mmlu', folder, limit=1)) == 2   # of each subject
-    for task in 'winogrande', 'hellaswag', 'blimp':
-        with exits('num_fewshot=1', 'no examples'):
-            questions.load_questions(task, folder, num_fewshot=1)
-    with exits('num_fewshot=3', 'has 2 examples'):
-        questions.load_questions('mmlu', folder, num_fewshot=3)
 
 
 def test_own_questions_name_the_answer_as_one_likes(tmp_path):
@@ -518,7 +504,7 @@ def script(tmp_path, folder, monkeypatch, capsys):
 def test_the_script_scores_every_task_and_keeps_every_log_probability(script, tmp_path, folder):
     model, run = script
     out = run('--limit=1')
-    assert 'out, limit=1, num_fewshot=0' in out and 'In brackets' in out
+    assert 'out, limit=1' in out and 'In brackets' in out
     for task in questions.TASKS:
         kept = json.loads((tmp_path / f'out/mc_{task}.json').read_text())
         items = questions.load_questions(task, folder, limit=1)
@@ -536,8 +522,6 @@ def test_the_script_scores_every_task_and_keeps_every_log_probability(script, tm
 def test_the_script_answers_your_own_questions_in_words(script, tmp_path):
     pairs = [dict(sentence_good=f'She {word}s.', sentence_bad=f'She {word}.') for word in ('eat', 'run')]
     write(tmp_path / 'pairs.jsonl', *pairs)
-    with exits('num_fewshot=2', 'no examples'):   # it was recorded, and ignored
-        script[1]('--file=pairs.jsonl', '--num_fewshot=2')
     out = script[1]('--file=pairs.jsonl')
     kept = json.loads((tmp_path / 'out/mc_pairs_own.json').read_text())
     assert len(kept['items']) == 2 and all(len(item['log_probs']) == 2 for item in kept['items'])
