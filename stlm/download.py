@@ -1,10 +1,8 @@
 """
-Files from the web, whole or not at all: download() tries again where a try fails, and checks what came; RemoteFile reads
-parts of a large one.
+Files from the web, whole or not at all: download() tries again where a try fails, goes on where it broke off, and checks
+what came; RemoteFile reads parts of a large one.
 """
 import datetime
-import functools
-import hashlib
 import io
 import math
 import pathlib
@@ -17,8 +15,8 @@ from stlm.files import fingerprint, lock, sweep, write_whole
 
 AGENT = 'nanoSTLM/1.0 (educational; python-requests)'   # some servers answer 403 to a library's bare name
 TIMEOUT = 30               # seconds without a byte
-TRIES = 5
-PAUSE = 1.0                # seconds after the first try, doubled after each
+TRIES = 5                  # tries in a row that get no further
+PAUSE = 1.0                # seconds after the first of them, doubled after each
 
 
 class Again(Exception):
@@ -42,46 +40,68 @@ def download(url, path, size=None, sha256=None):
 
 
 def fetch(url, path, given):
-    """Try until path is there and whole."""
-    with lock(path.parent):
-        sweep(path.parent, path.name)
-        for n in range(TRIES):
+    """Write what lies at url to path. A try goes on where the one before broke off."""
+    def write(file):
+        failed, known = 0, {}   # tries in a row that got no further; what the server has said of the file
+        while True:
+            before = file.tell()
             try:
-                return write_whole(path, functools.partial(receive, url, given))
+                return receive(url, given, file, known)
             except Again as error:
                 reason, wanted = error.args
-                wait = max(wanted, PAUSE * 2**n)
-                if n == TRIES - 1 or wait > 600:
+                failed = 1 if file.tell() > before else failed + 1
+                wait = max(wanted, PAUSE * 2**(failed - 1))
+                if failed == TRIES or wait > 600:
                     raise Failure(f'{url}: {reason}. Try again later, or with a browser save it as {path}')
                 print(f'{url}: {reason}; trying again in {wait:.0f} s', file=sys.stderr)
                 time.sleep(wait)
 
+    with lock(path.parent):
+        sweep(path.parent, path.name)
+        write_whole(path, write)
 
-def receive(url, given, file):
-    """Write what lies at url into an open file, if it is what was given, or as long as the server states."""
+
+def receive(url, given, file, known):
+    """Add to an open file what it lacks, until it is what was given, or as long as the server states."""
     import requests
     import urllib3
-    digest, size = hashlib.sha256(), 0
     headers = {'User-Agent': AGENT, 'Accept-Encoding': 'identity'}
+    if known.get('edition'):   # a server that has another edition by now sends all of that one
+        headers |= {'Range': f'bytes={file.tell()}-', 'If-Range': known['edition']}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            status = response.status_code
-            if status != 200:
-                wait = number(response.headers.get('Retry-After')) or 0
+            status, has = response.status_code, response.headers
+            if status not in (200, 206, 416):
+                wait = number(has.get('Retry-After')) or 0
                 raise Again(f'the server says {status} {response.reason}', wait if status >= 500 or status == 429 else math.inf)
-            wanted = dict(size=number(response.headers.get('Content-Length'))) | given
-            progress = Progress(url.rpartition('/')[2], size=wanted['size'] or sys.maxsize)
+            if status != 206 or not has.get('Content-Range', '').startswith(f'bytes {file.tell()}-'):
+                begin_anew(file, known)
+            if status != 200 and not file.tell():
+                raise Again(f'asked for the rest, the server says {status}', 0)
+            tag, length, have = has.get('ETag', 'W/'), number(has.get('Content-Length')), file.tell()
+            known['edition'] = has.get('Last-Modified') if tag.startswith('W/') else tag   # W/: much the same, no more
+            wanted = dict(size=length and have + length) | given
+            progress = Progress(url.rpartition('/')[2], have / (wanted['size'] or sys.maxsize), wanted['size'] or sys.maxsize)
             for piece in response.raw.stream(2**14, decode_content=False):   # a .gz stays a .gz
                 file.write(piece)
-                digest.update(piece)
-                size += len(piece)
-                progress(size / (wanted['size'] or sys.maxsize))
+                progress(file.tell() / (wanted['size'] or sys.maxsize))
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise Again(f'{type(error).__name__} at byte {size:,}', 0)
-    found = dict(size=size, sha256=digest.hexdigest())
+        have = file.tell()
+        if not known.get('edition'):   # nothing would tell what the rest belongs to
+            begin_anew(file, known)
+        raise Again(f'{type(error).__name__} at byte {have:,}', 0)
+    file.flush()
+    found = fingerprint(file.name)
     if not wanted.items() <= found.items():
+        begin_anew(file, known)
         raise Again(f'{found} came, but stated is {wanted}', 0)
-    progress.end(f'{size:,} bytes')
+    progress.end(f"{found['size']:,} bytes")
+
+
+def begin_anew(file, known):
+    file.seek(0)
+    file.truncate()
+    known.clear()
 
 
 def number(text):

@@ -38,10 +38,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault[:3].isdigit():
             status, _, wait = fault.partition(' ')
             return self.answer(int(status), b'sorry', **{'Retry-After': wait} if wait else {})
-        data = server.files[self.path]
+        data, headers = server.files[self.path], {}
         if fault == 'wrong bytes':
             data = data[:-1] + b'?'
-        body, length = data, len(data)
+        status, start, asked = 200, 0, self.headers.get('Range')
+        if server.edition:
+            headers = {'ETag': server.edition}
+            if asked and self.headers['If-Range'] == server.edition and fault != 'ignores Range':
+                status, start = 206, int(asked[6:-1]) + (fault == 'another part')
+                headers |= {'Content-Range': f'bytes {start}-{len(data) - 1}/{len(data)}'}
+        body = data[start:]
+        length = len(body)
         if fault == 'wrong length':
             length += 1000
         if fault == 'Content-Length: abc':
@@ -50,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = body[:len(body) // 2]
         if fault == 'nothing stated':
             length = None
-        self.answer(200, body, length, fault)
+        self.answer(status, body, length, fault, **headers)
 
     def answer(self, status, body, length=-1, fault='', **headers):
         self.send_response(status)
@@ -74,7 +81,7 @@ def server(monkeypatch):
     monkeypatch.setattr(download_module, 'PAUSE', 0.001)
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.files, server.faults, server.requests = {'/data': DATA}, [], []
+    server.files, server.faults, server.requests, server.edition = {'/data': DATA}, [], [], ''
     server.over, server.gave_up = threading.Event(), False
     server.url = f'http://127.0.0.1:{server.server_port}/'
     threading.Thread(target=functools.partial(server.serve_forever, 0.01), daemon=True).start()
@@ -108,6 +115,27 @@ def test_what_goes_wrong_for_a_while_ends_in_the_right_bytes(server, tmp_path, m
         assert (record['size'], record['sha256'], record['url']) == (len(DATA), SHA, server.url + 'data')
         assert sorted(file.name for file in (tmp_path / name).iterdir()) == ['.lock', 'data']
         assert not server.gave_up
+
+
+def test_a_download_goes_on_where_it_broke_off_while_the_server_has_the_same_edition(server, tmp_path):
+    server.edition, server.faults = '"1"', ['drop', '503', 'drop']
+    download(server.url + 'data', tmp_path / 'data', len(DATA), SHA)
+    assert (tmp_path / 'data').read_bytes() == DATA
+    assert [headers.get('Range') for headers in server.requests] == [None, *2 * ['bytes=150000-'], 'bytes=225000-']
+
+
+@pytest.mark.parametrize('faults', [['drop', 'ignores Range'], ['drop', 'another part'], ['drop', '416'], ['drop', 'wrong bytes'],
+                                    ['drop', 'drop', 'wrong length'], ['drop', 'another edition']], ids=' + '.join)
+def test_what_is_not_the_rest_of_the_same_file_is_never_added_to_it(server, tmp_path, monkeypatch, faults):
+    server.edition, server.faults = '"1"', list(faults)
+    if 'another edition' in faults:
+        monkeypatch.setattr(download_module.time, 'sleep', lambda _: (server.files.update({'/data': DATA[::-1]}), setattr(server, 'edition', '"2"')))
+        server.faults = ['drop']
+        download(server.url + 'data', tmp_path / 'data', len(DATA))
+        assert (tmp_path / 'data').read_bytes() == DATA[::-1]
+    else:
+        download(server.url + 'data', tmp_path / 'data', len(DATA), SHA)
+        assert (tmp_path / 'data').read_bytes() == DATA and not server.faults
 
 
 def test_what_has_no_stated_size_is_fetched_again(server, tmp_path):
