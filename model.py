@@ -129,12 +129,13 @@ def attend(q, k, v, causal=True, mask=None):
     (B, H, T, K), 2 x (B, n_kv_head, P, K) -> (B, H, T, K): several heads of q may share a key.
 
     The T queries belong to the last T of P positions. Causal attention sees no position after a
-    query's own; other attention sees where the mask is True, or without a mask everything."""
+    query's own. Where there is a mask, a query sees only where it is True."""
     T, P = q.size(2), k.size(2)
-    if causal and T == P:
+    if causal and T == P and mask is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     if causal and T > 1:   # PyTorch's own causal mask is for T = P
-        mask = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
+        past = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
+        mask = past if mask is None else mask & past
     return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
 
 

@@ -71,17 +71,20 @@ def test_rope_turns_each_pair_of_numbers_by_position_times_frequency():
 
 
 @pytest.mark.parametrize('T, P', [(300, 300), (1, 40), (7, 40), (200, 230), (1, 1)])
-def test_attention_equals_a_float64_loop_over_queries(T, P):
+@pytest.mark.parametrize('window', [None, 5])   # or a mask, of the last 5 positions and all later ones
+def test_attention_equals_a_float64_loop_over_queries(T, P, window):
     rng = np.random.default_rng(0)
     q = rng.normal(size=(2, 4, T, 8))
     k, v = rng.normal(size=(2, 2, 2, P, 8))
     expected = np.empty_like(q)
     for b, h, t in np.ndindex(2, 4, T):
         seen = P - T + t + 1
-        keys, values = k[b, h // 2, :seen], v[b, h // 2, :seen]   # heads 0 and 1 share theirs
+        first = max(0, seen - (window or P))
+        keys, values = k[b, h // 2, first:seen], v[b, h // 2, first:seen]   # heads 0 and 1 share theirs
         weights = np.exp(keys @ q[b, h, t] / math.sqrt(8))
         expected[b, h, t] = weights @ values / weights.sum()
-    ours = attend(*(torch.tensor(x, dtype=torch.float32) for x in (q, k, v)))
+    mask = window and torch.ones(T, P, dtype=torch.bool).triu(P - T - window + 1)
+    ours = attend(*(torch.tensor(x, dtype=torch.float32) for x in (q, k, v)), mask=mask)
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
 
 

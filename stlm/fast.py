@@ -72,7 +72,7 @@ class FastBlock(torch.nn.Module):
         q, k = rotate(qk, angles).split([self.H, self.n_kv_head], dim=1)
         if cache is not None:
             k, v = cache.append(k, v)
-        x = x + self.out(attend(q, k, v).transpose(1, 2).flatten(2))                # (B, T, C)
+        x = x + self.out(attend(q, k, v, mask=mask).transpose(1, 2).flatten(2))     # (B, T, C)
         gate, up = self.gate_up(norm_of(x, self.norms[1])).chunk(2, dim=-1)         # 2 x (B, T, d_ff)
         return x + self.down(F.silu(gate) * up)
 
