@@ -105,6 +105,15 @@ def test_the_attention_that_is_drawn_is_what_the_model_computes():
     torch.testing.assert_close(ours, seen['out'][0], atol=1e-5, rtol=1e-4)
 
 
+def test_attention_that_is_not_of_the_tokens_at_their_places_is_not_drawn():
+    torch.manual_seed(0)
+    for idea, layer in (('pause_tokens', 0), ('mixture_of_depths', 1)):
+        module = runs.idea_module(idea)
+        model = module.GPT(module.Config(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_embd=32, d_ff=48)).eval()
+        with pytest.raises(Failure, match=f'layer {layer + 1}'):
+            attention.weights(model, torch.arange(9)[None], layer)
+
+
 COLUMNS = 'iter,tokens,bytes,epoch,train_loss,val_loss,val_bpb,lr,dropout,grad_norm,tokens_per_s,seconds,mc_acc\n'
 
 

@@ -36,6 +36,8 @@ def weights(model, idx, layer):
     hook = attn.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     model.hidden(idx)
     hook.remove()
+    if not seen or seen[0][0].size(1) != idx.size(1):
+        raise Failure(f'layer {layer + 1}: not just the tokens pass through it, each at its place, so no picture can name them')
     x, angles = seen[0][:2]                                             # (1, T, C), 2 x (T, K/2)
     q, k = (rotate(attn.heads(part(x)), angles)[0] for part in (attn.query, attn.key))   # (H, T, K), (n_kv_head, T, K)
     k = k.repeat_interleave(q.size(0) // k.size(0), dim=0)              # (H, T, K)
