@@ -7,9 +7,12 @@ import torch
 
 import configurator
 import helpers
+import prepare_wiki
 import train
 from helpers import ROOT
 from model import GPT, Config
+from stlm import tokenizer as tokenizers
+from tools import parts
 
 
 def run(*files):
@@ -27,13 +30,13 @@ def parameters(settings):
 @pytest.mark.parametrize('size', [10, 50, 100])
 @pytest.mark.parametrize('kind', ['tiny', 'byte'])
 def test_parameters_are_those_of_the_name_and_of_the_header(kind, size):
-    settings, parts = run(f'{kind}_{size}m'), parameters(run(f'{kind}_{size}m'))
+    settings, found = run(f'{kind}_{size}m'), parameters(run(f'{kind}_{size}m'))
     header = (ROOT / f'config/{kind}_{size}m.py').read_text(encoding='utf-8')
-    total = sum(parts.values()) / 1e6
+    total = sum(found.values()) / 1e6
     assert float(re.search(r'Parameters: ([\d.]+) million', header)[1]) == round(total, 1)
     assert abs(total / size - 1) <= 0.03 or (kind, size) == ('tiny', 50)   # which is the paper's Table 1
     assert settings['dataset'] == 'simplewiki' and settings['out_dir'] == f'out/{kind}_{size}m'
-    ends = sum(n for part, n in parts.items() if part.startswith(('token', 'byte'))) / 1e6
+    ends = sum(n for part, n in found.items() if part.startswith(('token', 'byte'))) / 1e6
     stated = re.search(r'(?:tables|decoder) ([\d.]+)', header)[1]
     assert float(stated) == round(ends, 1)
 
@@ -48,6 +51,17 @@ def test_model_py_lists_each_parameter_with_its_shape():
     assert counts == {name: math.prod(numbers) for name, numbers in shapes.items()}
     assert f'parameters: {sum(counts.values()):,} = ' in out
     helpers.fails_in_one_line(helpers.run(ROOT, 'tools/parts.py', '--n_layer=3000'), '3000')
+
+
+@pytest.mark.parametrize('name', ['byte', 'gpt2', 'gpt2-16', str(ROOT / 'pretrained/tiny_10m')])
+def test_a_planned_models_vocabulary_is_that_of_its_tokenizer(name):
+    made = tokenizers.load_tokenizer(None, name) if '/' in name else prepare_wiki.ready_tokenizer(name)
+    assert parts.size_of(name) == (made.n_vocab, max(len(token) for token in made.ranks))
+    if name in ('byte', 'gpt2-16'):
+        with torch.device('meta'):
+            model = GPT(Config(made.n_vocab, max(map(len, made.ranks)), embedding='byte_pool'), [b''] * made.n_vocab)
+        planned, _ = parts.planned_model([f'--tokenizer={name}', '--embedding=byte_pool'])
+        assert planned.count_parameters() == model.count_parameters()
 
 
 def test_tiny_50m_is_table_1_of_the_paper():

@@ -10,21 +10,33 @@ from collections import Counter
 
 import torch
 
+import prepare_wiki
 import train
 from configurator import Failure, configure
 from stlm import run
+from stlm import tokenizer as tokenizers
+
+
+def size_of(name):
+    """(tokens, bytes of the longest) of the tokenizer that has the name, or lies in the folder."""
+    if not re.fullmatch(prepare_wiki.NAMED, name):
+        spec = tokenizers.spec_of(tokenizers.load_tokenizer(None, name))
+        return spec['vocab_size'], spec['max_token_bytes']
+    if name.startswith('bpe'):   # at most so many: known when it is trained
+        return int(name[3:]), tokenizers.MAX_BYTES
+    return dict(byte=(256, 1), gpt2=(50257, 128)).get(name) or (50257, int(name[5:]))
 
 
 def planned_model(argv):
     """(model, settings): what train.py would make of a config file and flags, as shapes without numbers."""
     settings = configure(dict(vars(train)), argv=argv)
-    module, name = run.idea_module(settings['idea']), settings['tokenizer']
+    module = run.idea_module(settings['idea'])
     shape = {field: settings[field] for field in module.Config.__dataclass_fields__ if field in settings}
-    vocab_size = int(name.removeprefix('bpe')) if name.startswith('bpe') else {'byte': 257}.get(name, 50257)
+    vocab_size, max_bytes = size_of(settings['tokenizer'])
     spelling = [b''] * vocab_size   # unknown before there is a data set; the parameters don't depend on it
     try:
         with torch.device('meta'):
-            return module.GPT(module.Config(vocab_size=vocab_size, **shape), spelling), settings
+            return module.GPT(module.Config(vocab_size=vocab_size, max_bytes=max_bytes, **shape), spelling), settings
     except ValueError as error:
         raise Failure(error)
 
