@@ -185,6 +185,29 @@ def test_the_page_of_ideas_says_what_its_table_says():
     assert min(gains) > 0 and f'{min(gains):.3f} to {max(gains):.3f}' in read('ideas/value_residual.py')
 
 
+def test_the_operations_of_the_ideas_are_those_of_a_count_by_hand():
+    C, V, T, used = 128, 4096, 256, 128   # of 256 tokens mixture of depths takes 128
+
+    def block(n, d_ff=384):   # n tokens of one text: projections and feed-forward; q k' and its product with v
+        return 2 * n * (4 * C * C + 3 * C * d_ff) + 4 * n * n * C
+
+    head = 2 * T * C * V
+    plain = 4 * block(T) + head
+    forward = {   # of a text; a backward pass costs two
+        'plain': plain, 'value_residual': plain, 'fill_in_the_middle': plain, 'teacher': 3 * plain,   # three times the steps
+        'experts': plain + 4 * 2 * T * C * 8, 'plain, wide ffn': 4 * block(T, 1536) + head, 'early_exit': plain + head,
+        'self_speculation': plain + head, 'pause_tokens': 4 * block(T + T // 4) + head, 'plain, 5 layers': 5 * block(T) + head,
+        'distillation': plain + plain / 3 + head / 3,   # the teacher's head has a backward pass to its states, too
+        'mixture_of_depths': 2 * block(T) + 2 * block(used) + head, 'plain, 3 layers': 3 * block(T) + head,
+        'next_thought': plain + 2 * (T - 4) * C * C}
+    rows = table('ideas')
+    assert {name: row['PFLOP'] for name, row in rows.items()} == {
+        name: f'{3 * forward[name] / T * 100 * 2048 / 1e15:.4f}' for name in rows}
+    share = {name: forward[name] / plain for name in forward}
+    assert f'a tie at {share["mixture_of_depths"]:.2f} of the' in page('docs/ideas.md')
+    assert f'three layers: {table("ideas")["plain, 3 layers"]["bits per byte (range, seeds)"].split()[0]} at {share["plain, 3 layers"]:.2f}' in page('docs/ideas.md')
+
+
 # ---- sentences of results.md
 
 def test_what_is_said_of_sharing_and_dropout_is_in_their_tables():
