@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import eval_mc
+import model as model_module
 from stlm import questions
 from stlm import fast
 from stlm import text
@@ -94,3 +95,18 @@ def test_evaluation_generation_and_multiple_choice_in_float32_emulate_nothing(ch
         with fast.prepare_to_generate(model, 'float32', device):
             list(model.generate(torch.tensor([[255, 7]]), 5))
     assert watch.seen > 500 and not watch.half
+
+
+@pytest.mark.parametrize('most', [(2**24, 2**27), (2**40, 2**40)], ids=['pieces', 'whole'])
+def test_logits_in_bfloat16_give_a_loss_in_float32_whole_as_on_a_gpu_or_in_pieces(most, monkeypatch):
+    monkeypatch.setattr(model_module, 'most_logits', lambda device: most)
+    torch.manual_seed(0)
+    table = run.build_model(Config(vocab_size=50257, n_embd=128, n_layer=1), None).tokens
+    torch.nn.init.normal_(table.head.weight, std=0.3)   # a loss of about 16 nats, which bfloat16 rounds to 1/16
+    h, targets = torch.randn(4, 256, 128), torch.randint(50257, (4, 256))
+    with torch.autocast('cpu', torch.bfloat16), torch.no_grad():
+        nll = table.nll(h, targets)
+    logits = h.double() @ table.head.weight.double().T
+    expected = logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
+    assert nll.dtype == torch.float32
+    assert abs(nll.double().mean() - expected.mean()) < 1e-3 and (nll - expected).abs().mean() < 0.02   # a logit's rounding
