@@ -121,7 +121,7 @@ def set_folder(dataset, tokenizer, data_dir):
     """(a data set's folder, its tokenizer or None). `tokenizer` is a name like bpe4096; or a folder with a tokenizer; or,
     from a resumed run, the name of such a folder's tokenizer, for which the data set exists already."""
     if not re.fullmatch(r'\w[\w .+-]*', dataset) or '..' in dataset:   # train.py makes a mix of what has , and :
-        raise Failure(f'dataset={dataset}: a name has only letters, digits, blanks, and single . _ + -')
+        raise Failure(f'dataset={dataset}: a name may have letters, digits, blanks, and single . _ + -')
     folder = pathlib.Path(data_dir, f'{dataset}-{tokenizer}')
     if re.fullmatch(NAMED, tokenizer):
         return folder, None
@@ -166,7 +166,7 @@ def load_data(dataset, tokenizer, data_dir='data'):
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Failure(f'{folder}: damaged ({error}); {again}')
     if made and spec_of(made) != meta['tokenizer']:
-        raise Failure(f"{folder} was made with another tokenizer of the name {made.name} than that of {tokenizer}: "
+        raise Failure(f"{folder} was made with another tokenizer {made.name} than the one in {tokenizer}: "
                       'prepare the text with this one under another name (--dataset=NAME)')
     return folder, meta
 
@@ -189,11 +189,11 @@ def prepare(dataset, tokenizer, paths='', val_fraction=0.0, data_dir='data', edi
     with lock(data_dir):
         if (folder / 'meta.json').exists():
             _, meta = load_data(dataset, tokenizer, data_dir)
-            raise Failure(f"{folder} is there already, made of {meta['files'][0]['file']} on {meta['date']}: delete it first "
-                          f'to make it of {paths or dataset}, or give this one another name (--dataset=NAME)')
+            raise Failure(f"{folder} is there already, made from {meta['files'][0]['file']} on {meta['date']}: to make it from {paths or dataset}, "
+                          'delete it first, or give another name (--dataset=NAME)')
         sweep(folder, 'meta.json', *FILES)
         if folder.exists() and not {*os.listdir(folder)} <= {*FILES}:
-            raise Failure(f'{folder}: has files, but no meta.json of a data set; move it away first')
+            raise Failure(f'{folder}: has files but no meta.json, so it is no data set; move it away first')
         try:
             files, read = own_files(paths) if paths else SOURCES[dataset](data_dir, edition)
             documents = Documents(files, read, val_fraction or (0.01 if dataset == 'simplewiki' else 0.05))

@@ -89,7 +89,7 @@ def input_files(paths):
     for file in files:
         other = names.setdefault(file.resolve(), file)
         if other is not file:
-            raise Failure(f'--input={paths}: {other} and {file} are one file, which would be read twice; name it once')
+            raise Failure(f'--input={paths}: {other} and {file} are the same file, which would be read twice; name it once')
     check_pyarrow(files)
     print(f'{paths}: {len(files)} files to read')
     if others:

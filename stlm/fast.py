@@ -138,7 +138,7 @@ def prepare_to_generate(model, dtype, device, rows=1):
     if dtype == 'int8' and int8.engine == 'none' and 'qnnpack' in int8.supported_engines:   # a Mac
         int8.engine = 'qnnpack'
     if dtype == 'int8' and (device.type != 'cpu' or int8.engine == 'none'):
-        raise Failure(f'dtype=int8: {device} has none on this machine; add --device=cpu or choose another dtype')
+        raise Failure(f'dtype=int8: {device} does not compute in int8 on this machine; add --device=cpu or choose another dtype')
     if device.type != 'cpu' or half and rows > 1:   # the model's own way
         yield str(torch.get_autocast_dtype(device.type) if half else torch.float32).removeprefix('torch.')
         return

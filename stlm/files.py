@@ -72,7 +72,7 @@ def lock(folder):
     path = pathlib.Path(folder, '.lock')
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
-        raise Failure(f'{path}: a link, which is no lock of this code; delete it')
+        raise Failure(f'{path}: a link, not a lock file that this code made; delete it')
     file = open(path, 'a')   # nothing is ever written to it
     try:
         try:
@@ -85,6 +85,6 @@ def lock(folder):
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             file.close()
-            raise Failure(f'{folder}: another run is writing here; wait for its end, or take another folder')
+            raise Failure(f'{folder}: another run is writing here; wait until it ends, or take another folder')
         # else the file system knows no locks, and there is none
     return file

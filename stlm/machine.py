@@ -162,7 +162,7 @@ class Machine:
 
     def compiled(self, model):
         if self.device.type == 'cuda' and not torch.utils._triton.has_triton():
-            self.say("not compiled: there is no Triton here, torch.compile's compiler for GPUs (on Windows: pip install triton-windows)")
+            self.say("not compiled: Triton, torch.compile's compiler for GPUs, is missing (on Windows: pip install triton-windows)")
             return model
         self.say('compiled: the first steps take a minute more')
         torch._dynamo.config.suppress_errors = True   # what can't be compiled runs as it is

@@ -85,7 +85,7 @@ class Meter:
                     file.write(''.join(self.unwritten))
                 self.unwritten = []
             except PermissionError:
-                self.machine.say(f'{self.path}: another program holds it; the row comes with the next')
+                self.machine.say(f'{self.path}: another program has it open; this row will be written with the next one')
         self.line_it, self.line_time = it, time.monotonic()   # an evaluation's time isn't training's
 
     def state_dict(self):
@@ -94,8 +94,8 @@ class Meter:
 
     def load_state_dict(self, state):
         if state['step_tokens'] != self.step_tokens:
-            raise Failure(f"a step has {self.step_tokens:,} tokens; the run's steps have {state['step_tokens']:,} and have to "
-                          'keep them: batch_size times grad_accum')
+            raise Failure(f"a step would have {self.step_tokens:,} tokens, but the run's steps have {state['step_tokens']:,}; "
+                          'keep batch_size times grad_accum')
         self.row_it, self.last, self.earlier = int(state['row_it']), dict(state['last']), float(state['seconds'])
         self.loss = state['loss'].to(self.loss)
 
@@ -123,5 +123,5 @@ def cut_log(path, it):
         except ValueError:
             header = ''
         if header != ','.join(COLUMNS):
-            raise Failure(f'{path} is not as train.py wrote it (a spreadsheet?); mend it, or move it away')
+            raise Failure(f'{path} is not as train.py wrote it (did a spreadsheet save it?); mend it, or move it away')
     write_whole(path, '\n'.join([','.join(COLUMNS), *rows, '']).encode())

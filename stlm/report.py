@@ -29,8 +29,8 @@ def before(machine, model, text, settings, shares, checkpoint):
                 f'{text.bytes_per_token(shares):.2f} bytes; {steps} steps of {step_tokens:,} tokens are '
                 f'{steps * step_tokens / text.n_tokens:.1f} epochs')
     if not checkpoint and config.embedding == 'table' and not config.output_bias:
-        machine.say(f'the first loss is that of a model that knows nothing: each of {config.vocab_size:,} '
-                    f'tokens is as likely, ln V = {math.log(config.vocab_size):.3f}')
+        machine.say(f'the first loss is that of a model that knows nothing: all {config.vocab_size:,} '
+                    f'tokens are equally likely, ln V = {math.log(config.vocab_size):.3f}')
     for line in never_reached(settings):
         machine.say(line)
     return flops
@@ -95,7 +95,7 @@ def final_figure(machine, model, text, iterations, settings):
     """Say how good a model is on a whole split."""
     split, dataset = settings['split'], settings['dataset']
     if machine.world > 1:
-        raise Failure('eval_only takes one process: no torchrun')
+        raise Failure('eval_only runs in one process: start it without torchrun')
     stride = settings['stride'] or model.config.block_size // 2
     nats, bpb, total = evaluate(machine, model, text, split, math.inf, settings['batch_size'], stride)
     machine.say(f'{split} split of {dataset} after {iterations} steps, windows of {model.config.block_size} tokens, a new '
@@ -128,5 +128,5 @@ def after(machine, model, text, out, result, last, best):
     memory = f', {result["peak_memory"] / 1e9:.1f} GB at most' if result['peak_memory'] else ''
     machine.say(f'checkpoint: {out / "best.pt"}, curve: {out / "log.csv"}, {result["seconds"] / 60:.1f} minutes{memory}')
     if last > best:
-        machine.say(f'best.pt is better than the end: {best:.4f} on the way. More text or fewer steps; {out / "ckpt.pt"} has the end')
+        machine.say(f'best.pt is better than the end of the run: {best:.4f}. Try more text or fewer steps; {out / "ckpt.pt"} has the end')
     machine.say('next: ' + command('sample.py', out_dir=out))

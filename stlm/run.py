@@ -202,7 +202,7 @@ def restore_parts(parts, checkpoint, path):
         for name, part in parts.items():
             part.load_state_dict(checkpoint['parts'][name])
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise Failure(f'{path}: not a state of training that this code can go on from ({name}: {str(error)[:200]})')
+        raise Failure(f'{path}: this code cannot continue from its state of training ({name}: {str(error)[:200]})')
 
 
 # -------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def earlier_run(settings):
     if not resume and not settings['eval_only']:
         path = newest_checkpoint(init_from)
         if out_dir.resolve() == path.parent.resolve():
-            raise Failure(f'out_dir={out_dir} is the run to start from; give another one')
+            raise Failure(f'out_dir={out_dir} is the run to start from; choose another folder')
     checkpoint = load_checkpoint(path)
     fields = dataclasses.fields(idea_module(checkpoint['idea']).Config)   # a field that is younger than the run has its default
     shape = {each.name: each.default for each in fields if each.default is not dataclasses.MISSING} | checkpoint['config']
@@ -248,7 +248,7 @@ def earlier_run(settings):
     if resume:
         if not {'parts', 'best', 'counts'} <= checkpoint.keys():
             hint = command('train.py', init_from=path.parent, out_dir='out/NAME')
-            raise Failure(f'{path} has weights and no state of training; start from them: {hint}')
+            raise Failure(f'{path} has weights but no state of training; start a new run from them: {hint}')
         held = {name: value for name, value in checkpoint['settings'].items() if name != 'out_dir'}   # it may have moved
         return Earlier(path, checkpoint, held | shape, {*shape, *KEPT})
     if not shape.get('lora_rank'):   # it may get adapters

@@ -47,7 +47,7 @@ def count_tokens(tokens, vocab_size):
     for piece in np.array_split(tokens, len(tokens) // 2**24 + 1):
         found = np.bincount(piece, minlength=vocab_size)
         if len(found) > vocab_size:
-            raise Failure(f'{tokens.filename} has an id of {len(found) - 1}, but there are {vocab_size}; prepare it again')
+            raise Failure(f'{tokens.filename} has the id {len(found) - 1}, but the vocabulary has {vocab_size}; prepare it again')
         counts += found
     return counts
 
@@ -114,7 +114,7 @@ class Text:
         for other, meta in sets:
             if meta['tokenizer']['sha256'] != self.spec['sha256']:
                 again = command('prepare_wiki.py', input='FILE', dataset=other.name.rpartition('-')[0], tokenizer=folder)
-                raise Failure(f'{other} has another tokenizer than {folder}; make it with that one: {again}')
+                raise Failure(f'{other} has another tokenizer than {folder}; prepare it with that one: {again}')
         self.encoding = tokenizers.load_tokenizer(self.spec, sets[0][0])
         self.spelling = tokenizers.spelling_of(self.encoding)
         self.token_bytes = np.array([len(token or b'') for token in self.spelling])
@@ -154,7 +154,7 @@ class Text:
 
     def load_state_dict(self, state):
         if str(state['data']) != str(self.identity()):
-            raise Failure(f'{self.sets[0][0]}: not the data that the run was trained on; it was prepared again')
+            raise Failure(f'{self.sets[0][0]}: not the data that the run was trained on; it has been prepared again since')
         orders = [Order(order.tokens, order.block_size, order.seed, epoch, read)
                   for order, (epoch, read) in zip(self.blocks.orders, state['order'], strict=True)]
         self.blocks = Mix(orders, state['owed'])

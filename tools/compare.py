@@ -91,7 +91,7 @@ def draw(names, curves):
 
 def main(folders, file):
     if not folders:
-        raise Failure('give the folders of some runs: python -m tools.compare out/one out/four')
+        raise Failure('name the folders of some runs: python -m tools.compare out/one out/four')
     found = [read(folder) for folder in folders]
     names = [pathlib.Path(folder).name for folder in folders]
     names = folders if len(set(names)) < len(names) else names

@@ -68,7 +68,7 @@ def main():
     for name, mine in dict(easy=easy, hard=~easy).items():
         chosen = [texts[i] for i in np.flatnonzero(mine)]
         print(f'{name}: {len(chosen):,} articles, half of them below {np.median([len(text) for text in chosen]):,.0f} '
-              f'letters; gzip makes {np.median(simple[mine]):.0%} of them (medians)')
+              f'letters; gzip shrinks them to {np.median(simple[mine]):.0%} (medians)')
         file = pathlib.Path(data_dir, f'{name}.jsonl')
         if file.exists():
             raise Failure(f'{file} is there already: delete it, or give another --data_dir')

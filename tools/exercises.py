@@ -121,7 +121,7 @@ def check_12():
 
 if __name__ == '__main__':
     if not (check := globals().get(f'check_{number}')):
-        raise Failure(f'number={number}: there are 1 to 12')
+        raise Failure(f'number={number}: the exercises are 1 to 12')
     try:
         check()
     except (AssertionError, AttributeError) as error:

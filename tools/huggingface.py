@@ -97,8 +97,8 @@ def read_tokenizer(path, name, start, vocab_size):
     model, cut, normalizer = theirs['model'], theirs['pre_tokenizer'], theirs['normalizer']
     patterns = [pattern for pattern, known in CUTS.items() if known == cut]
     if normalizer or model['type'] != 'BPE' or model.get('byte_fallback') or not patterns:
-        raise Failure(f'{path}: {model["type"]}, normalizer {normalizer}, pre_tokenizer {cut}: supported is '
-                      'byte-level BPE without a normalizer, with the words of GPT-2 or SmolLM2')
+        raise Failure(f'{path}: {model["type"]}, normalizer {normalizer}, pre_tokenizer {cut}: only byte-level '
+                      'BPE without a normalizer that cuts text as GPT-2 or SmolLM2 do is supported')
     special = set()
     for token in theirs['added_tokens']:
         if not token['special']:
@@ -109,7 +109,7 @@ def read_tokenizer(path, name, start, vocab_size):
              for token, i in model['vocab'].items() if token not in special}
     tokenizer = tokenizers.make_tokenizer(name, ranks, patterns[0], start, vocab_size)
     if tokenizer.n_vocab != vocab_size:
-        raise Failure(f'{path}: has the id {tokenizer.n_vocab - 1}, but by config.json there are {vocab_size} tokens')
+        raise Failure(f'{path}: has the id {tokenizer.n_vocab - 1}, but by config.json the vocabulary has {vocab_size} tokens')
     merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in model['merges']]
     if merges != tokenizer_json(tokenizer)['model']['merges']:
         raise Failure(f'{path}: its merges are not those of byte-pair encoding in the order of the ids')
@@ -147,7 +147,7 @@ def read_config(path):
     if type(start) is not int or not 0 <= start < config.vocab_size:
         raise Failure(f'{path}: a text begins with the id {start}, but there are {config.vocab_size} tokens')
     if start != end:
-        print(f'there, a text ends with {end}; here it ends as it begins, with {start}')
+        print(f'in the source a text ends with {end}; here it ends as it begins, with {start}')
     return config, start
 
 
@@ -166,7 +166,7 @@ def read_tensors(folder):
             raise Failure(f'{folder / file}: damaged ({error})')
         twice = tensors.keys() & more.keys()
         if twice:
-            raise Failure(f'{folder}: {min(twice)} stands in several of {", ".join(files)}')
+            raise Failure(f'{folder}: {min(twice)} is in several of {", ".join(files)}')
         check_weights(more, folder / file)
         tensors |= more
     return tensors
@@ -181,20 +181,20 @@ def read_model(folder, name):
         tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
     odd = tensors.keys() ^ names.values()
     if odd:
-        raise Failure(f'{folder}: {min(odd)} is missing, or more than a Llama of this config.json has')
+        raise Failure(f'{folder}: {min(odd)} is missing, or no Llama with this config.json has it')
     with torch.device('meta'):   # shapes without numbers
         model = build_model(config, tokenizers.spelling_of(tokenizer))
     for ours, p in model.state_dict().items():
         found = tensors[names[ours]].shape
         if found != p.shape:
-            raise Failure(f'{folder}: {names[ours]} is {tuple(found)}, and by config.json {tuple(p.shape)}')
+            raise Failure(f'{folder}: {names[ours]} is {tuple(found)}, but by config.json it is {tuple(p.shape)}')
     return tokenizer, config, {ours: tensors[theirs].float() for ours, theirs in names.items()}
 
 
 def write_model(folder, weights, config, tokenizer):
     """The files that transformers loads, from a Llama's weights by our names."""
     if tokenizer.pattern not in CUTS:
-        raise Failure(f'tokenizer.json can say the words of GPT-2 and SmolLM2, not {tokenizer.pattern}')
+        raise Failure(f'tokenizer.json can cut text as GPT-2 and SmolLM2 do, not by {tokenizer.pattern}')
     tensors = {theirs: weights[ours] for ours, theirs in names_of(config.n_layer).items()}
     if config.tie_embeddings:
         del tensors['lm_head.weight']

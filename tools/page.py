@@ -82,7 +82,7 @@ def make_page(out_dir, prompt=''):
     model, tokenizer, checkpoint = run.load_run(out_dir)
     path = run.newest_checkpoint(out_dir)
     if checkpoint['idea']:
-        raise Failure(f"{path}: idea={checkpoint['idea']} is not in the page, which runs what model.py has")
+        raise Failure(f"{path}: idea={checkpoint['idea']} can't run in the page, which has only what model.py has")
     tensors = {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
     if model.config.embedding == 'byte_pool':   # from its counts the page grows the vocabulary's tree
         counts = checkpoint.get('counts')
