@@ -98,7 +98,7 @@ def draw(rows):
     sizes, bits = [row[2] for row in rows], [bits for row in rows for bits in row[3:]]
     room = 0.1 * (max(bits) - min(bits))
     picture = Chart('What fewer weights, or fewer bits for each, cost a run', 'MB', 'held-out bits per byte; hollow: before recovery',
-                    (0.75 * min(sizes), 1.05 * max(sizes)), (min(bits) - room, max(bits) + room))
+                    (0.75 * min(sizes), 1.05 * max(sizes)), (min(bits) - room, max(bits) + room), right=980)
     for name in dict.fromkeys(row[0] for row in rows):
         colour, kind = MARKS[name]
         mine = [row for row in rows if row[0] == name]

@@ -107,8 +107,8 @@ def tree_of_choices(tree, log_counts, token, shown=4):
                 picture.text(x + wide / 2 - 14, 322, f'+ {len(others) - shown + 1}', 16)
         if place + 1 < len(symbols):
             picture.line([(x + wide - 26, 85), (x + wide - 3, 85)], arrow=True)
-    picture.text(5, 358, f'{len(at)} forks, and {free} symbols that follow by themselves. By how often each way was taken in the', 17, anchor='start')
-    picture.text(5, 382, f'training text, this token costs {total:.1f} bits. The network moves the shares; it never adds a way.', 17,
+    picture.text(5, 358, f'{len(at)} forks, and {free} symbols that follow by themselves. Judged by how often each branch was', 17, anchor='start')
+    picture.text(5, 382, f'taken in the training text, this token costs {total:.1f} bits. The network only changes these shares.', 17,
                  anchor='start')
     return picture
 
@@ -119,21 +119,21 @@ def percent(share):
 
 def surprise(tokens, bits, likeliest):
     """What each token of a text cost a model, as bars, and {token: probability} of what may come next."""
-    picture, wide, height = Picture(310, 'How surprising each word was to a model, and what it expects next'), 620 / len(tokens), 12.0
-    picture.text(10, 14, 'How surprising was each word, in bits?', 17, anchor='start')
+    picture, wide, height = Picture(290, 'How surprising each word was to a model, and what it expects next'), 664 / len(tokens), 12.0
+    picture.text(10, 14, 'How surprising was each word to the model, in bits?', 20, anchor='start')
     for i, (token, cost) in enumerate(zip(tokens, bits)):
         x = 10 + i * wide
-        picture.box(x, 250, wide - 8, 40, token.strip(), BLUE, size=16)
-        picture.add('rect', x=x + 10, y=242 - height * cost, width=wide - 28, height=height * cost, fill=ORANGE)
-        picture.text(x + wide / 2 - 4, 230 - height * cost, f'{cost:.1f}', 17)
-    picture.line([(634, 270), (666, 270)], arrow=True)
-    picture.text(680, 14, 'What comes next?', 17, anchor='start')
+        picture.box(x, 235, wide - 8, 44, token.strip(), BLUE, size=18)
+        picture.add('rect', x=x + 10, y=227 - height * cost, width=wide - 28, height=height * cost, fill=ORANGE)
+        picture.text(x + wide / 2 - 4, 213 - height * cost, f'{cost:.1f}', 20)
+    picture.line([(674, 257), (708, 257)], arrow=True)
+    picture.text(724, 14, 'What comes next?', 20, anchor='start')
     shown = {token: p for token, p in likeliest.items() if p >= 0.001}   # else it would say 0.0 %
     for i, (token, p) in enumerate(shown.items()):
-        y, length = 270 - 50 * (len(shown) - 1 - i), max(140 * p, 2.0)
-        picture.text(784, y, token.strip(), 17, anchor='end')
-        picture.add('rect', x=794, y=y - 15, width=length, height=30, fill=PURPLE)
-        picture.text(802 + length, y, f'{p:.1%}', 17, anchor='start')
+        y, length = 257 - 50 * (len(shown) - 1 - i), max(120 * p, 2.0)
+        picture.text(826, y, token.strip(), 20, anchor='end')
+        picture.add('rect', x=836, y=y - 17, width=length, height=34, fill=PURPLE)
+        picture.text(844 + length, y, f'{p:.1%}', 20, anchor='start')
     return picture
 
 

@@ -86,12 +86,12 @@ def cut_at(points, high):
 
 class Chart(Picture):
     """Curves over two axes with round ticks."""
-    left, right, top, bottom = 90, 760, 66, 440
+    left, top, bottom = 90, 66, 440
 
-    def __init__(self, title, x_title, y_title, x_range, y_range):
+    def __init__(self, title, x_title, y_title, x_range, y_range, right=760):
         super().__init__(520, title)
-        self.x_range, self.y_range = x_range, y_range
-        left, right, bottom = self.left, self.right, self.bottom
+        self.x_range, self.y_range, self.right = x_range, y_range, right   # right of it is room for names
+        left, bottom = self.left, self.bottom
         self.line([(left, self.top), (left, bottom), (right, bottom)])
         for x, label in round_ticks(*x_range).items():
             self.line([(self.place(x, 0)[0], bottom), (self.place(x, 0)[0], bottom + 5)])
