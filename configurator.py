@@ -2,7 +2,7 @@
 Settings. A script keeps them as plain `name = value  # comment` lines at its top, and below them calls
     settings = configure(globals())
 Then `python train.py config/tiny_10m.py --max_iters=100` runs the config file (it is Python), applies the flags,
-left to right, and returns all settings. `--help` lists them. Whoever only uses the scripts needs no more of this file.
+left to right, and returns all settings. `--help` lists them. To use the scripts, or to read them, nobody needs the rest of this file.
 """
 import ast
 import builtins

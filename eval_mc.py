@@ -10,6 +10,7 @@ metrics are those of EleutherAI's lm-evaluation-harness 0.4.13; tests/compare_ha
 by item. Ties are the one difference: the harness takes the first of equal scores, which in BLiMP is
 always the right one. Here an answer is right only if it scores higher than every other.
 out_dir/mc_<task>.json keeps the metrics, and every choice's log-probability.
+Reading this file for the first time: answer_questions() and metrics() are the heart; the tables can wait.
 """
 out_dir = 'out/quick'     # a run's folder: its best.pt, else its ckpt.pt; or a checkpoint's file
 tasks = 'blimp,arc_easy,arc_challenge,winogrande,hellaswag,mmlu,mmlu_cloze'   # mmlu by letter, _cloze in words

@@ -12,6 +12,7 @@ there is never replaced: a training may read it. To prepare it anew, delete its 
 Documents are split by a hash of their text, so that one stays in its split when others are added or removed. Empty documents and exact
 duplicates are left out; what is kept is kept as it is, its Unicode too.
 Nothing is learned from val and test: a tokenizer is trained on the training split only.
+Reading this file for the first time: split_of() and write() are the heart; names, locks and damaged folders can wait.
 """
 dataset = 'simplewiki'   # its name; with no --input: simplewiki or pydocs
 tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text;

@@ -7,6 +7,8 @@ Text from a trained model. Everything it needs lies in the run's folder.
     python sample.py --prompt="The function" --top=10              # what may come next, and how likely it is
     python sample.py --prompt="The function" --show_tokens=True --html=tokens.html
     python sample.py --near=" returns"                             # the tokens whose vectors are nearest to its own
+
+Reading this file for the first time: stream() is what it is about; how prompts are read can wait.
 """
 out_dir = 'out/quick'     # the run's folder (its best.pt, or else ckpt.pt), or a checkpoint file
 prompt = ''               # text, FILE:path, or - for standard input; none begins a new text

@@ -7,6 +7,9 @@ Train a super tiny language model.
     python train.py --out_dir=out/quick --init_from=resume
     python train.py --init_from=out/quick --dataset=novel --out_dir=out/novel
     torchrun --nproc_per_node=4 train.py --grad_accum=4 # several GPUs
+
+Reading this file for the first time: the loop at its end is the training. Earlier runs, several
+processes and averaged weights can wait.
 """
 # data
 dataset = 'pydocs'             # data/<dataset>-<tokenizer>/; a mix is 'simplewiki:3,pydocs:1'
