@@ -233,7 +233,7 @@ def test_a_data_set_is_never_replaced_and_both_names_are_said(tmp_path, mine):
     small_set(tmp_path)
     before = contents(tmp_path / 'data')
     (tmp_path / 'other.txt').write_text(story(1010), encoding='utf-8')
-    fails_in_one_line(prepare(tmp_path, '--input=other.txt', '--tokenizer=byte'), 'made of story.txt', 'of other.txt', 'delete it first')
+    fails_in_one_line(prepare(tmp_path, '--input=other.txt', '--tokenizer=byte'), 'made from story.txt', 'from other.txt', 'delete it first')
     shutil.copytree(mine[0], tmp_path / 'data/mine-bpe300')
     ranks = tokenizer.train_bpe(tokenizer.count_words([story(99).upper()]), 299)
     (tmp_path / 'out').mkdir()
@@ -451,7 +451,7 @@ def test_a_file_that_would_be_read_twice_is_refused(tmp_path, monkeypatch, paths
     (tmp_path / 'other/3.txt').symlink_to('../w/0.txt')
     monkeypatch.chdir(tmp_path)
     message = exits(documents.input_files, paths)
-    assert 'one file' in message and message.count('.txt') >= 2
+    assert 'the same file' in message and message.count('.txt') >= 2
 
 
 def test_twelve_thousand_files_are_not_silent_and_take_seconds(tmp_path, capsys, monkeypatch):
