@@ -17,7 +17,7 @@ tokenizer = 'bpe4096'          # bpe<N>, gpt2, gpt2-16 or byte
 shares: list = []              # a mix's schedule: [(step, [share of each]), ...]
 data_dir = 'data'              # folder of the data sets
 out_dir = 'out/quick'          # folder for ckpt.pt (last), best.pt and log.csv
-train_tokens = 0               # tokens of each data set to train on, its first ones; 0 is all
+train_tokens = 0               # train on only the first so many tokens of each data set; 0: all
 # model: the fields of Config in model.py are settings too, as --n_layer=6; --help lists them
 idea = ''                      # a file in ideas/; --help then lists its settings too
 # training
@@ -30,7 +30,7 @@ optimizer = 'muon'             # muon (hidden matrices; AdamW for the rest) or a
 learning_rate = 6e-3           # AdamW's peak learning rate
 muon_lr = 0.04                 # Muon's peak learning rate
 weight_decay = 0.1             # decay of matrices; vectors have none
-beta2 = 0.95                   # AdamW's; its beta1 is 0.9
+beta2 = 0.95                   # AdamW's beta2; its beta1 is 0.9
 grad_clip = 1.0                # largest norm of the gradient; 0: no limit
 schedule = 'cosine'            # learning rate: half a cosine, or wsd (level, then a line down)
 warmup_iters = 5               # steps of linear warmup
@@ -42,7 +42,7 @@ seed = 1337                    # random numbers: the weights, the data order and
 # watching
 prompt = ''                    # beginning of the text that each evaluation shows
 eval_interval = 200            # steps from one held-out evaluation and checkpoint to the next
-eval_tokens = 2**20            # most tokens of an evaluation, of each data set; the last reads all
+eval_tokens = 2**20            # tokens of each data set that an evaluation reads; the last reads all
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
 stride = 0                     # eval_only: tokens that the window moves on by; 0: half a window
@@ -50,7 +50,7 @@ log_interval = 25              # steps from one line to the next
 # machine
 device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
 dtype = 'auto'                 # bfloat16, float16 or float32; auto is what the hardware computes in
-compile: str | bool = 'auto'   # torch.compile: yes, no, or auto: on CUDA, for a run of some length
+compile: str | bool = 'auto'   # torch.compile: yes, no, or auto, which is yes on CUDA in a long run
 
 # what a text may be, and whole numbers that may be 0 though their default isn't
 KINDS = dict(optimizer='adamw muon', schedule='cosine wsd', split='val test',
