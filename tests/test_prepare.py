@@ -239,7 +239,7 @@ def test_a_data_set_is_never_replaced_and_both_names_are_said(tmp_path, mine):
     (tmp_path / 'out').mkdir()
     tokenizer.save_tokenizer(tokenizer.make_tokenizer('bpe300', ranks), tmp_path / 'out')
     before = contents(tmp_path / 'data')
-    fails_in_one_line(prepare(tmp_path, '--input=other.txt', '--tokenizer=out'), 'mine-bpe300', 'another tokenizer', 'of out:', '--dataset=NAME')
+    fails_in_one_line(prepare(tmp_path, '--input=other.txt', '--tokenizer=out'), 'mine-bpe300', 'another tokenizer', 'in out:', '--dataset=NAME')
     assert contents(tmp_path / 'data') == before
 
 
