@@ -198,7 +198,7 @@ def write_table():
     for name, found in results.items():
         one = found[0]
         ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
-        memory = f'{one["peak_memory"] / 1e9:.1f}' if 'peak_memory' in one else '–'   # not measured by older runs
+        memory = f'{one["peak_memory"] / 1e9:.1f}' if one.get('peak_memory') else '–'   # nothing tells on Windows
         text.append(f'| {name} | {sum(one["parameters"].values()) / 1e6:.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
                     f'{one["flops_per_token"] * one["tokens"] / 1e15:.4f} | {memory} | '
                     f'{min(result["seconds"] for result in found) / 60:.1f} | '
