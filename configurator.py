@@ -61,7 +61,7 @@ def configure(namespace, one_of={}, may_be_0='', argv=None, earlier=None):
             settings |= {name: each.default for name, each in known.items() if name not in settings}
     for name, value in held.items():
         if name in earlier.fixed and settings[name] != value:
-            raise Failure(f'{name}={settings[name]}: the run in {earlier.path.parent} has {value} and has to keep it')
+            raise Failure(f'--{name}={settings[name]}: the run in {earlier.path.parent} has {value} and has to keep it')
     if '-h' in argv or '--help' in argv:
         print(namespace['__doc__'].strip() + '\n\nsettings, with their defaults:')
         for name, each in known.items():
