@@ -153,7 +153,8 @@ if __name__ == '__main__':
     tokenizer_of = (earlier.path.parent, checkpoint['tokenizer']) if earlier else None
     text = Text(sets, block_size, seed, train_tokens, tokenizer_of)
     shares_of_steps = along(share_points, np.arange(max_iters))                      # (sets, steps)
-    mean_shares = (shares_of_steps / shares_of_steps.sum(axis=0)).mean(axis=1)       # (sets)
+    shares_of_steps /= shares_of_steps.sum(axis=0)
+    mean_shares = shares_of_steps.mean(axis=1)                                       # (sets)
     torch.manual_seed(seed)
     if earlier:
         model = run.restore_model(checkpoint, text.spelling, earlier.path, lora_rank)
@@ -179,7 +180,7 @@ if __name__ == '__main__':
     scaler = Scaler(machine.device.type, machine.dtype)
     step_tokens = batch_size * grad_accum * block_size
     meter = Meter(machine, scaler, out / 'log.csv', max_iters, step_tokens, text.n_tokens,
-                  text.bytes_per_token(mean_shares), flops['training'])
+                  text.bytes_per_token(shares_of_steps), flops['training'])
     parts = dict(text=text, meter=meter, machine=machine, scaler=scaler)
     parts |= {f'optimizer {i}': each for i, (each, _) in enumerate(optimizers)}
     parts |= dict(weights=model, average=average) if average else {}

@@ -20,7 +20,7 @@ class Meter:
     def __init__(self, machine, scaler, path, max_iters, step_tokens, epoch_tokens, bytes_per_token, flops):
         self.machine, self.scaler, self.path, self.max_iters = machine, scaler, path, max_iters
         self.step_tokens, self.epoch_tokens, self.bytes_per_token = step_tokens, epoch_tokens, bytes_per_token
-        self.flops = flops   # of a token
+        self.flops = flops   # of a token; bytes_per_token is that of each step
         self.row_it, self.earlier = 0, 0.0   # the step of the last row; seconds before this start
         self.last = {}                       # lr, dropout and grad_norm of the last step
         self.loss = torch.zeros((), device=machine.device)
@@ -50,7 +50,7 @@ class Meter:
 
     def so_far(self, it):
         tokens = it * self.step_tokens
-        return dict(tokens=tokens, bytes=round(tokens * self.bytes_per_token),
+        return dict(tokens=tokens, bytes=round(tokens * self.bytes_per_token[:max(it, 1)].mean()),
                     seconds=self.earlier + time.monotonic() - self.begun)
 
     def row(self, it):
@@ -58,19 +58,20 @@ class Meter:
         loss, now = self.mean_loss(it).item(), time.monotonic()
         if not math.isfinite(loss):
             raise Failure(f'step {it}: the loss is {loss}; lower --learning_rate and --muon_lr. The last checkpoint is kept')
-        speed = (it - self.line_it) * self.step_tokens / (now - self.line_time)
-        left = (now - self.begun) / max(it - self.first, 1) * (self.max_iters - it)
-        skipped = f' | {self.scaler.skipped} steps skipped' if self.scaler.skipped else ''   # their gradients overflowed
-        self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s{self.of_the_gpu(speed)} | {duration(left)} left{skipped}')
+        if it > self.first:   # else a resumed run makes the row again, which it had said before it was saved
+            self.last['tokens_per_s'] = speed = (it - self.line_it) * self.step_tokens / (now - self.line_time)
+            left = (now - self.begun) / (it - self.first) * (self.max_iters - it)
+            skipped = f' | {self.scaler.skipped} steps skipped' if self.scaler.skipped else ''   # their gradients overflowed
+            self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s{self.of_the_gpu(speed)} | {duration(left)} left{skipped}')
         last = {name: float(x) for name, x in self.last.items()}
-        return dict(train_loss=loss, tokens_per_s=speed) | {name: x for name, x in last.items() if math.isfinite(x)}
+        return dict(train_loss=loss) | {name: x for name, x in last.items() if math.isfinite(x)}
 
     def of_the_gpu(self, speed):
-        """How much of a GPU these tokens per second use: the share of its operations (MFU), and its memory."""
+        """How much of a GPU these tokens per second, of all GPUs, use: the share of its operations (MFU), and its memory."""
         if self.machine.device.type != 'cuda':
             return ''
         peak = peak_flops(self.machine.device)
-        share = f', {speed * self.flops / peak:.1%} of its peak' if peak else ''
+        share = f', {speed * self.flops / (peak * self.machine.world):.1%} of its peak' if peak else ''
         return f'{share}, {peak_memory(self.machine.device) / 1e9:.1f} GB'
 
     def write(self, it, row):

@@ -25,11 +25,11 @@ def before(machine, model, text, settings, shares, checkpoint):
     machine.say(count_line(model))
     flops = count_flops(model, text.files[0], config.block_size)
     machine.say(f'training costs {flops["training"] / 1e6:,.1f} million floating-point operations a token')
+    epochs = ' and '.join(f'{steps * step_tokens * share / len(tokens):.1f}' for share, tokens in zip(shares, text.files))
     machine.say(f"data: {', '.join(str(folder) for folder, _ in text.sets)}: {text.n_tokens:,} tokens of "
-                f'{text.bytes_per_token(shares):.2f} bytes; {steps} steps of {step_tokens:,} tokens are '
-                f'{steps * step_tokens / text.n_tokens:.1f} epochs')
+                f'{text.bytes_per_token(shares):.2f} bytes; {steps} steps of {step_tokens:,} tokens are {epochs} epochs')
     if not checkpoint and config.embedding == 'table' and not config.output_bias:
-        machine.say(f'the first loss is that of a model that knows nothing: all {config.vocab_size:,} '
+        machine.say(f'the first held-out loss is that of a model that knows nothing: all {config.vocab_size:,} '
                     f'tokens are equally likely, ln V = {math.log(config.vocab_size):.3f}')
     for line in never_reached(settings):
         machine.say(line)
@@ -117,13 +117,13 @@ def after(machine, model, text, out, result, last, best):
     if not machine.first:
         return
     machine.say(f"\n--- a held-out text's first words, continued\n{continue_text(machine, model, text, n=100)}\n---")
+    result |= dict(val_bpb=bpb, best_bpb=best, machine=machine.line, peak_memory=peak_memory(machine.device),
+                   peak_flops=peak_flops(machine.device))   # the memory before xz takes some
     seen, held = text.raw('train', XZ_READS), text.raw('val', sys.maxsize)
     gzip, xz = compressors(seen, held)
     machine.say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {gzip:.3f} for the same text')
     if xz:
         machine.say(f'and xz {xz:.3f} after it has read {len(seen) / 1e6:.1f} MB of the training text, the fairer comparison')
-    result |= dict(val_bpb=bpb, best_bpb=best, machine=machine.line, peak_memory=peak_memory(machine.device),
-                   peak_flops=peak_flops(machine.device))
     write_whole(out / 'result.json', json.dumps(result, indent=1, allow_nan=False).encode())
     memory = f', {result["peak_memory"] / 1e9:.1f} GB at most' if result['peak_memory'] else ''
     machine.say(f'checkpoint: {out / "best.pt"}, curve: {out / "log.csv"}, {result["seconds"] / 60:.1f} minutes{memory}')

@@ -131,8 +131,14 @@ class Text:
         return counts
 
     def bytes_per_token(self, shares):
-        splits = [meta['splits']['train'] for _, meta in self.sets]
-        return float(sum(share * split['bytes'] / split['tokens'] for share, split in zip(shares, splits)))
+        """Of what is read in these shares, (sets), which add up to 1; or in each step's, (sets, steps) -> (steps)."""
+        means = []
+        for (_, meta), tokens in zip(self.sets, self.files):
+            n_bytes = meta['splits']['train']['bytes']
+            if len(tokens) < meta['splits']['train']['tokens']:   # only its first ones are read
+                n_bytes = count_tokens(tokens, len(self.spelling)) @ self.token_bytes
+            means.append(n_bytes / len(tokens))
+        return np.array(means) @ shares
 
     def next(self, shares, n):
         """The next n blocks, [(token file, start)], from the sets in these shares."""
@@ -141,9 +147,14 @@ class Text:
     def raw(self, split, most):
         """The bytes of a split of all sets, of each its share of the first `most`."""
         files = self.files if split == 'train' else [open_split(*each, split, 1) for each in self.sets]
-        most //= len(files)
-        pieces = [b''.join(self.spelling[i] or b'' for i in tokens[:most].tolist())[:most] for tokens in files]
-        return b''.join(pieces)
+        raw, most = b'', most // len(files)
+        for tokens in files:
+            read = bytearray()
+            for piece in np.array_split(tokens, len(tokens) // 2**16 + 1):   # a list of all would take gigabytes
+                if len(read) < most:
+                    read += b''.join(self.spelling[i] or b'' for i in piece.tolist())
+            raw += read[:most]
+        return raw
 
     def identity(self):
         return [[meta['tokenizer']['sha256'], meta['splits']] for _, meta in self.sets]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -167,6 +168,7 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(trained, extra):
 def but_seconds(state):
     """A checkpoint, but for what depends on the clock or on how the run was called."""
     meter = {name: value for name, value in state['parts']['meter'].items() if name != 'seconds'}
+    meter['last'] = {name: value for name, value in meter['last'].items() if name != 'tokens_per_s'}
     settings = {name: value for name, value in state['settings'].items() if name not in ('out_dir', 'init_from')}
     return state | dict(settings=settings, parts=state['parts'] | dict(meter=meter))
 
@@ -261,13 +263,16 @@ def test_a_mix_is_never_a_whole_block_behind_its_shares(shares):
 
 def test_a_mix_reads_its_data_sets_in_proportion_evenly(trained):
     folder, _ = trained
+    tokens = len(np.fromfile(folder / 'data/mine-bpe300/train.bin', '<u2'))
+    status, out, err = train(folder, '--dataset=mine:3,other:1', '--batch_size=40', '--out_dir=out/mix')
+    assert f'are {60 * 320 / tokens:.1f} and {20 * 320 / tokens:.1f} epochs' in out, err
     assert train(folder, '--dataset=mine:3,other:1', '--out_dir=out/mix')[0] == 0
     (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['parts']['text']['order']
     assert (mine, other) == (60, 20)
     assert train(folder, '--dataset=mine,other', '--shares=[(0, [1, 0]), (10, [1, 0]), (11, [0, 1])]', '--out_dir=out/mix')[0] == 0
     (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['parts']['text']['order']
     assert (mine, other) == (44, 36)   # eleven steps of four blocks from the first, nine from the second
-    fails_in_one_line(train(folder, '--dataset=mine,other', '--shares=[(0, [1])]'), 'shares', 'each data set')
+    fails_in_one_line(train(folder, '--dataset=mine,other', '--shares=[(0, [1])]'), 'shares', 'each set')
     fails_in_one_line(train(folder, '--dataset=mine:3,other:0'), 'mine:3,other:0')
 
 
@@ -403,6 +408,65 @@ def test_a_mix_is_compressed_whole(trained):
     files = documents.input_files(str(folder / 'story.txt'))
     held = [each for each in documents.read_files(files, lambda done: None) if prepare_wiki.split_of(each, 0.2) == 'val']
     assert one.raw('val', 10**9) == ''.join(held).encode() and len(text.raw('train', 1000)) == 1000
+
+
+def test_bytes_are_those_of_the_sets_that_were_read(trained):
+    folder = trained[0]
+    (folder / 'digits.txt').write_text('\n\n'.join(f'{i * i}' for i in range(10**5, 10**5 + 5000)))
+    prepare = '--input=digits.txt', '--dataset=digits', '--val_fraction=0.2'
+    assert run(folder, 'prepare_wiki.py', *prepare, '--tokenizer=data/mine-bpe300')[0] == 0
+    ids = [np.fromfile(folder / f'data/{name}-bpe300/train.bin', '<u2').tolist() for name in ('mine', 'digits')]
+    encoding = tokenizers.load_tokenizer(None, folder / 'data/mine-bpe300')
+    mine, digits = (sum(len(encoding.decode_bytes([i])) for i in each if i != encoding.eot_token) / len(each) for each in ids)
+    assert mine > 1.5 * digits
+    shares = '--shares=[(0, [1, 0]), (9, [1, 0]), (10, [0, 1])]'
+    for n in (20, 25):   # goes on
+        more = ['--init_from=resume'] if n > 20 else []
+        assert train(folder, '--dataset=mine,digits', shares, f'--max_iters={n}', '--out_dir=out/kinds', *more)[0] == 0
+    expected = [128 * (min(it, 10) * mine + max(it - 10, 0) * digits) for it in range(0, 26, 5)]
+    assert [float(row['bytes']) for row in log_of(folder / 'out/kinds')] == pytest.approx(expected, abs=1)
+    assert train(folder, '--train_tokens=600', '--max_iters=5', '--out_dir=out/few')[0] == 0
+    few = sum(len(encoding.decode_bytes([i])) for i in ids[0][:600] if i != encoding.eot_token) / 600
+    assert float(log_of(folder / 'out/few')[-1]['bytes']) == pytest.approx(5 * 128 * few, abs=1)
+
+
+def test_a_resume_keeps_the_speed_of_the_row_that_it_makes_again(trained):
+    folder = trained[0]
+    assert train(folder, '--out_dir=out/speed')[0] == 0
+    before = list(csv.DictReader((folder / 'out/speed/log.csv').open()))[-1]
+    status, out, err = train(folder, '--out_dir=out/speed', '--init_from=resume', '--max_iters=25')
+    again, after = list(csv.DictReader((folder / 'out/speed/log.csv').open()))[-2:]
+    assert again['iter'] == '20' and again['tokens_per_s'] == before['tokens_per_s'] and float(after['tokens_per_s']) > 0
+    assert not re.search(r'step +20 \| loss', out) and re.search(r'step +25 \| loss', out), err
+
+
+def test_the_share_of_the_peak_is_of_all_gpus(monkeypatch):
+    machine = machines.Machine('cpu', 'float32')
+    machine.device, machine.world = torch.device('cuda'), 4
+    monkeypatch.setattr(meter, 'peak_flops', lambda device: 1e12)
+    monkeypatch.setattr(meter, 'peak_memory', lambda device: 5e9)
+    monkeypatch.setattr(torch, 'zeros', lambda *shape, device: None)
+    rows = meter.Meter(machine, machines.Scaler('cpu', torch.float32), 'log.csv', 10, 64, 640, np.full(10, 2.0), flops=1e8)
+    assert rows.of_the_gpu(4000) == ', 10.0% of its peak, 5.0 GB'   # each of the four reads 1000 tokens/s
+
+
+def compress_after_a_look_at_the_memory():
+    """For run(): after the compressors the memory is said to be 2 bytes, before them 1."""
+    from stlm import report
+    found, compressors = [1], report.compressors
+    report.peak_memory = lambda device: found[-1]
+    report.compressors = lambda *texts: found.append(2) or compressors(*texts)
+
+
+def test_the_memory_of_a_run_is_not_that_of_the_compressors_beside_it(trained):
+    folder = trained[0]
+    assert train(folder, '--max_iters=1', '--out_dir=out/memory', first=compress_after_a_look_at_the_memory)[0] == 0
+    assert json.loads((folder / 'out/memory/result.json').read_text())['peak_memory'] == 1
+    text = texts.Text([prepare_wiki.load_data('mine', 'bpe300', folder / 'data')], 32, 0)
+    text.files = [np.full(3_000_000, 65, '<u2')]
+    tracemalloc.start()
+    assert len(text.raw('train', 2**25)) == 3_000_000 and tracemalloc.get_traced_memory()[1] < 2e7
+    tracemalloc.stop()
 
 
 def test_a_schedule_that_cannot_happen_is_said_and_stops_nothing(trained):
@@ -648,7 +712,7 @@ def test_under_windows_rules_for_files_a_run_is_trained_replaced_resumed_and_sam
 
 
 def test_a_row_that_another_program_keeps_from_being_written_comes_with_the_next(tmp_path, monkeypatch):
-    rows = meter.Meter(machines.Machine('cpu', 'float32'), machines.Scaler('cpu', torch.float32), tmp_path / 'log.csv', 10, 64, 640, 2.0, 1)
+    rows = meter.Meter(machines.Machine('cpu', 'float32'), machines.Scaler('cpu', torch.float32), tmp_path / 'log.csv', 10, 64, 640, np.full(10, 2.0), 1)
     rows.start(0)
     rows.write(0, dict(val_loss=3.0))
     with monkeypatch.context() as held:
