@@ -3,7 +3,7 @@
 # as heads), tied tables, beta2 0.95, clipping at 1, where the cosine ends (a tenth), where dropout acts (on what each
 # attention and feed-forward adds, and on the embeddings).
 # Parameters: 59.8 million: tables 25.7, attention 10.5, feed-forward 23.6.
-# The whole run is about 2.3e18 floating-point operations; nobody has run it yet.
+# The whole run is about 2.4e18 floating-point operations; nobody has run it yet.
 out_dir = 'out/tiny_50m'
 dataset = 'simplewiki'
 tokenizer = 'gpt2'

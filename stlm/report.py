@@ -37,8 +37,8 @@ def before(machine, model, text, settings, shares, checkpoint):
 
 
 def count_flops(model, tokens, block_size):
-    """Of a copy on the CPU, whose attention is counted: nothing of the training changes. In training the loss is often
-    another than in evaluation; a backward pass costs two forward passes, or less where some weights are fixed."""
+    """Of the first block, in a copy on the CPU, whose attention is counted: nothing of the training changes. In training the
+    loss is often another than in evaluation; a backward pass costs two forward passes, or less where some weights are fixed."""
     model = copy.deepcopy(model).cpu()
     x, y = load_blocks([(tokens, 0)], block_size)
     counts = {}

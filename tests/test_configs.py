@@ -41,6 +41,15 @@ def test_parameters_are_those_of_the_name_and_of_the_header(kind, size):
     assert float(stated) == round(ends, 1)
 
 
+@pytest.mark.parametrize('name, V', [('tiny_10m', 8192), ('tiny_50m', 50257), ('tiny_100m', 50257)])
+def test_the_operations_of_a_whole_run_are_those_of_a_count_by_hand(name, V):
+    found = run(name)
+    T, C, tokens = found['block_size'], found['n_embd'], found['block_size'] * found['batch_size'] * found['grad_accum'] * found['max_iters']
+    a_layer = 2 * (4 * C * C + 3 * C * found['d_ff']) + 4 * T * C   # projections and feed-forward; q k' and its product with v
+    in_all = 3 * (found['n_layer'] * a_layer + 2 * C * V) * tokens   # a backward pass costs two
+    assert f'about {in_all:.1e}'.replace('+', '') in (ROOT / f'config/{name}.py').read_text(encoding='utf-8')
+
+
 def test_model_py_lists_each_parameter_with_its_shape():
     status, out, err = helpers.run(ROOT, 'tools/parts.py', 'config/tiny_10m.py', '--n_kv_head=2')
     assert status == 0, err
