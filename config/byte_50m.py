@@ -1,7 +1,7 @@
 # 50M parameters, four layers more than tiny_50m for fewer in all: python train.py config/byte_50m.py
 # Many epochs of a small text: dropout, strong weight decay and an average of the weights.
 # Parameters: 49.6 million: byte encoder and decoder 1.9, attention 14.7, feed-forward 33.0.
-# The whole run is about 2.4e17 floating-point operations; nobody has run it yet.
+# The whole run is about 2.5e17 floating-point operations; nobody has run it yet.
 out_dir = 'out/byte_50m'
 dataset = 'simplewiki'
 tokenizer = 'gpt2-16'
