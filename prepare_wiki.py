@@ -76,7 +76,7 @@ class Documents:
 
 
 def split_of(text, val_fraction):
-    """'train', 'val' or 'test', by the text alone."""
+    """'train', 'val' or 'test'; it depends only on the text."""
     x = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64   # from 0 to 1
     return 'val' if x < val_fraction else 'test' if x < 2 * val_fraction else 'train'
 

@@ -6,7 +6,7 @@ h, n_ahead tokens later, by its direction,
     loss = -log p(next token) + weight * (1 - cos(P h_t, stop(h_t+n)))
 as a direction has no scale to be shrunk, and because nothing flows back into what is to be predicted: else all states
 could become alike, and easy to predict. Several tokens ahead, since one ahead is what the token's loss asks for
-already. P is a matrix of its own, so that h itself needn't resemble the future.
+already. P is a matrix of its own, so that h itself doesn't have to resemble the future.
 
 Changes: the loss in training, and C^2 parameters that nothing else uses. Evaluation and generation are the plain model's.
 Try:     python train.py config/quick_byte.py --idea=next_thought --out_dir=out/next_thought

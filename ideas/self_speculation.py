@@ -5,7 +5,7 @@ Reading five tokens takes little more time than reading one: the weights have to
 trained to predict by themselves (ideas/early_exit.py), write n_draft tokens one after another, and the rest of the
 layers continues from the states of all of them (LayerSkip, arXiv 2404.16710, section 4.3):
     h_t ... h_t+n = layers E+1 to L of (x_t ... x_t+n), where token t+i+1 = the likeliest one after x_t+i
-A state depends on the tokens before it alone. Those of drafted tokens wait until they are asked for; when another token
+A state depends only on the tokens before it. Those of drafted tokens wait until they are asked for; when another token
 comes, they are forgotten. So the text is that without drafts, at any temperature, but for rounding.
 
 Changes: generation of a single text; the training is that of early_exit.

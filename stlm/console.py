@@ -46,7 +46,7 @@ def one_line(kind, error, trace):
 
 
 def command(script, **flags):
-    """A command to paste, as in: python train.py --out_dir="out/my run". Windows' cmd knows double quotes alone."""
+    """A command to paste, as in: python train.py --out_dir="out/my run". Windows' cmd knows only double quotes."""
     def quote(value):
         quoted = shlex.quote(value)
         return quoted if quoted == value or re.search(r'["$`%!]|\\\\|\\$', value) else f'"{value}"'

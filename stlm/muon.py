@@ -11,7 +11,7 @@ def orthogonalise(matrices, steps=5):
     """(n, rows, columns) with rows <= columns -> the same U and V, singular values between 0.7 and 1.2; very small ones less.
 
     Each step is the polynomial a x + b x^3 + c x^5 of the singular values, as matrix products (Newton-Schulz). These
-    coefficients lift small values fastest; they don't converge to 1, and needn't."""
+    coefficients lift small values fastest; they don't converge to 1, and don't have to."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)   # no singular value is above 1
     for _ in range(steps):
@@ -62,7 +62,7 @@ def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dt
         raise ValueError(f'optimizer={kind}: make_optimizers() knows muon and adamw')
     trained = [p for p in model.parameters() if p.requires_grad]
     if odd := [tuple(p.shape) for p in trained if p.dim() not in (1, 2)]:
-        raise ValueError(f'a parameter of shape {odd[0]}: the optimizers take vectors and matrices alone')
+        raise ValueError(f'a parameter of shape {odd[0]}: the optimizers take only vectors and matrices')
     tables = [p for p in model.adamw_matrices() if p.requires_grad]
     vectors = [p for p in trained if p.dim() == 1]
     hidden = [p for p in trained if p.dim() == 2 and p not in {*tables}]

@@ -1,6 +1,6 @@
 """
 Pictures as SVG, one family: no background, and only colours that stand out from white and from black, so that a page may
-be light or dark. Nothing is told by colour alone: every part has its name beside it, and what differs is dashed, hatched or
+be light or dark. Colour is never the only sign: every part has its name beside it, and what differs is dashed, hatched or
 has another mark.
 """
 import math
