@@ -363,7 +363,7 @@ def attempt(use):
     signal.alarm(60)
     nowhere = io.StringIO()
     try:
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), mock.patch('sys.stdin', io.StringIO()):
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), mock.patch('sys.stdin', io.TextIOWrapper(io.BytesIO())):
             return use(), None
     except BaseException as error:
         return None, None if isinstance(error, SystemExit) and not error.code else error
