@@ -32,7 +32,7 @@ class Meter:
             cut_log(self.path, it)
         self.first = self.line_it = it
         self.begun = self.line_time = time.monotonic()   # which no change of the clock moves
-        self.told = False
+        self.told = self.machine.device.type != 'cpu'   # a GPU's first part isn't done yet when it could be told
         self.progress = Progress('training', it / self.max_iters)
 
     def add(self, loss, done):

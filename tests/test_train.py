@@ -450,6 +450,16 @@ def test_the_share_of_the_peak_is_of_all_gpus(monkeypatch):
     assert rows.of_the_gpu(4000) == ', 10.0% of its peak, 5.0 GB'   # each of the four reads 1000 tokens/s
 
 
+def test_a_gpu_is_not_asked_how_long_a_step_takes_that_it_has_only_been_told_of(tmp_path, capsys):
+    for kind, said in ('cpu', True), ('cuda', False):
+        machine = machines.Machine('cpu', 'float32')
+        rows = meter.Meter(machine, machines.Scaler('cpu', torch.float32), tmp_path / 'log.csv', 10, 64, 640, np.full(10, 2.0), flops=1)
+        machine.device = torch.device(kind)
+        rows.start(0)
+        rows.add(torch.tensor(1.0), 0.5)
+        assert ('a step of 64 tokens takes' in capsys.readouterr().out) == said
+
+
 def compress_after_a_look_at_the_memory():
     """For run(): after the compressors the memory is said to be 2 bytes, before them 1."""
     from stlm import report
