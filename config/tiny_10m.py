@@ -1,4 +1,4 @@
-# A 10M transformer with a BPE of its own, since GPT-2's table alone would take all: python train.py config/tiny_10m.py
+# A 10M transformer with a BPE of its own, since GPT-2's table would take them all: python train.py config/tiny_10m.py
 # Parameters: 9.8 million: tables 2.1, attention 2.4, feed-forward 5.3.
 # The whole run is about 2.9e16 floating-point operations.
 # Measured: 408,000 tokens/s (median) on an H100 that other programs used too, not compiled, batches of 48 blocks.

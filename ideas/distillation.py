@@ -22,7 +22,7 @@ import model
 @dataclass
 class Config(model.Config):
     teacher: str = ''            # folder of a run with the same tokenizer; none is off
-    teacher_share: float = 0.5   # of the loss, what comes from the teacher's probabilities
+    teacher_share: float = 0.5   # share of the loss that compares with the teacher's probabilities
 
 
 def mixed_loss(mine, theirs, targets, share):

@@ -24,8 +24,8 @@ import model
 @dataclass
 class Config(model.Config):
     n_experts: int = 8             # feed-forwards in each layer; 1 is off
-    experts_used: int = 2          # of them for each token; each is d_ff / experts_used wide
-    balance_weight: float = 0.01   # of the loss that feeds all experts alike
+    experts_used: int = 2          # how many of them a token uses; each is d_ff / experts_used wide
+    balance_weight: float = 0.01   # weight of the loss that feeds all experts alike
 
     def __post_init__(self):
         super().__post_init__()

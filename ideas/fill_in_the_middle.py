@@ -28,7 +28,7 @@ import model
 
 @dataclass
 class Config(model.Config):
-    fill_share: float = 0.5   # of the texts, that are cut; 0 is off
+    fill_share: float = 0.5   # share of the texts that are cut; 0 is off
 
 
 class GPT(model.GPT):

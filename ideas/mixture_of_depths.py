@@ -21,7 +21,7 @@ import model
 
 @dataclass
 class Config(model.Config):
-    depth_share: float = 0.5   # of the tokens, that every second block computes; 1 is off
+    depth_share: float = 0.5   # share of the tokens that every second block computes; 1 is off
 
 
 def computed(cache, b):

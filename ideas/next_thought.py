@@ -24,7 +24,7 @@ import model
 @dataclass
 class Config(model.Config):
     n_ahead: int = 4              # tokens from a state to the one that it is to predict
-    thought_weight: float = 0.1   # of the loss, that of the predicted state; 0 is off
+    thought_weight: float = 0.1   # weight of the predicted state in the loss; 0 is off
 
 
 class GPT(model.GPT):

@@ -23,7 +23,7 @@ import model
 
 @dataclass
 class Config(model.Config):
-    value_share: float = 0.5   # of each later layer's values, what comes from the first layer at the start; 0 is off
+    value_share: float = 0.5   # share of later layers' values that comes from the first layer, at the start; 0 is off
 
 
 class MixedValue(nn.Module):

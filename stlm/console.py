@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 
-FIRST = os.environ.get('RANK', '0') == '0'   # of the processes that torchrun starts; it speaks for all
+FIRST = os.environ.get('RANK', '0') == '0'   # is it the first of the processes that torchrun starts, which speaks for all?
 
 
 class Failure(Exception):

@@ -25,7 +25,7 @@ from stlm.download import download
 from stlm.files import fingerprint
 from stlm.tokenizer import END
 
-SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.parquet')   # of files that are read, in any case
+SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.parquet')   # files that are read, in upper or lower case
 LONGEST_LINE = 2**26   # characters of a record; a line of gigabytes would take all memory
 # {edition of Simple English Wikipedia: (address, file, its size and sha256 where they are known)}
 EDITIONS = dict(

@@ -20,7 +20,7 @@ class Meter:
     def __init__(self, machine, scaler, path, max_iters, step_tokens, epoch_tokens, bytes_per_token, flops):
         self.machine, self.scaler, self.path, self.max_iters = machine, scaler, path, max_iters
         self.step_tokens, self.epoch_tokens, self.bytes_per_token = step_tokens, epoch_tokens, bytes_per_token
-        self.flops = flops   # of a token; bytes_per_token is that of each step
+        self.flops = flops   # those of a token; bytes_per_token is that of each step
         self.row_it, self.earlier = 0, 0.0   # the step of the last row; seconds before this start
         self.last = {}                       # lr, dropout and grad_norm of the last step
         self.loss = torch.zeros((), device=machine.device)

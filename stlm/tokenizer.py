@@ -19,7 +19,7 @@ from configurator import Failure
 from stlm.files import write_whole
 
 END = '<|endoftext|>'
-MAX_BYTES = 16   # of a trained token: what a byte-pooling model reads and writes
+MAX_BYTES = 16   # the longest trained token: what a byte-pooling model reads and writes
 GPT2 = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'   # where tiktoken fetches its vocabulary
 # GPT-2's pattern of words: contractions, letters, numbers, other signs, white space; no token crosses two
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"

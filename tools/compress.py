@@ -13,7 +13,7 @@ Result:  of the quick start's 5.5 MB, 1.856 bits per byte: int4 in 2.5 MB loses 
 """
 out_dir = 'out/quick'     # the run to compress
 method = 'all'            # prune, lowrank, int8, int4, or all of them
-keep = [0.5, 0.25, 0.1]   # of prune and lowrank, the shares of the numbers to keep
+keep = [0.5, 0.25, 0.1]   # prune and lowrank: the shares of the numbers to keep
 recovery = 50             # steps of training afterwards, of 8 blocks
 learning_rate = 3e-4      # Adam's; it falls to 0 in a straight line
 

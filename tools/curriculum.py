@@ -13,7 +13,7 @@ half of the training text with the lowest sums is easy. (How many bytes gzip add
 Held-out articles are divided at the same sum: val of both sets is val of the whole, and train.py judges a mix on both.
 """
 input = ''             # as prepare_wiki.py's: file or folder, or several separated by commas
-tokenizer = 'gpt2-16'  # of both sets, so no bpe<N>, which each would train for itself
+tokenizer = 'gpt2-16'  # both sets have it, so no bpe<N>, which each would train for itself
 val_fraction = 0.005   # share of the articles for each of val and test
 data_dir = 'data'      # where the two sets go, and easy.jsonl and hard.jsonl, their articles
 

@@ -5,7 +5,7 @@ Is an exercise of docs/exercises.md solved? Red before, green after, in seconds.
 
 Each check is a function below: it asks model.py or train.py, as they are now, for what the exercise is about.
 """
-number = 1   # of the exercise, 1 to 12
+number = 1   # the exercise, 1 to 12
 
 import pathlib
 
