@@ -32,13 +32,14 @@ class Meter:
             cut_log(self.path, it)
         self.first = self.line_it = it
         self.begun = self.line_time = time.monotonic()   # which no change of the clock moves
-        self.told = self.machine.device.type != 'cpu'   # a GPU's first part isn't done yet when it could be told
+        self.told = self.machine.device.type == 'cuda'   # whose first part is mostly its start, and compiling
         self.progress = Progress('training', it / self.max_iters)
 
     def add(self, loss, done):
         """The loss of a part of a step; `done` steps are done with it, a fraction. The first part says how long all will
         take, before anybody waits for long."""
         if not self.told:
+            loss.item()   # a Mac's GPU has to be waited for
             seconds = (time.monotonic() - self.line_time) / (done - self.line_it)
             self.machine.say(pace(seconds, self.max_iters - self.first, self.step_tokens))
             self.told = True

@@ -450,7 +450,7 @@ def test_the_share_of_the_peak_is_of_all_gpus(monkeypatch):
     assert rows.of_the_gpu(4000) == ', 10.0% of its peak, 5.0 GB'   # each of the four reads 1000 tokens/s
 
 
-def test_a_gpu_is_not_asked_how_long_a_step_takes_that_it_has_only_been_told_of(tmp_path, capsys):
+def test_how_long_a_step_takes_is_not_said_of_a_gpus_first_part_which_is_mostly_its_start(tmp_path, capsys):
     for kind, said in ('cpu', True), ('cuda', False):
         machine = machines.Machine('cpu', 'float32')
         rows = meter.Meter(machine, machines.Scaler('cpu', torch.float32), tmp_path / 'log.csv', 10, 64, 640, np.full(10, 2.0), flops=1)
