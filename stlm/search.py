@@ -32,7 +32,7 @@ def likeliest(tokens, state, top_k=0, top_p=1.0):
             continue
         n = min(m, WIDTH)
         fork, before, row = about[:n].T                                 # 3 x (n)
-        caches = [cache.rows(row) for cache in caches]
+        caches = [cache.rows(row, cache.length + 1) for cache in caches]
         after = tokens.next_symbols(state[None], fork, before, caches).cpu()          # (n, 257)
         after = after + log_p[:n, None]
         row, symbol = (after > least).nonzero(as_tuple=True)            # 2 x (m), what may follow

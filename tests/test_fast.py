@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from model import Attention, Norm, attend, rotate
 from stlm import fast
 from stlm.console import Failure
 from test_ideas import tiny
@@ -45,14 +46,39 @@ def test_prompts_of_any_length_and_several_texts_at_once_give_the_same_tokens(ki
             assert torch.equal(texts(model, prompt, 20), expected)
 
 
+def windowed(self, x, angles, cache=None, mask=None):
+    """Attention.forward() in which a token sees itself and the two before it."""
+    q, k, v = (self.heads(linear(x)) for linear in (self.query, self.key, self.value))
+    q, k = rotate(q, angles), rotate(k, angles)
+    if cache is not None:
+        k, v = cache.append(k, v)
+    ago = torch.arange(k.size(2)).flip(0) - torch.arange(q.size(2)).flip(0)[:, None]          # (T, P)
+    y = attend(q, k, v, causal=False, mask=(ago >= 0) & (ago < 3))
+    return self.out(y.transpose(1, 2).flatten(2))
+
+
+def doubled(self, x):
+    return 2 * x
+
+
+@pytest.mark.parametrize('part, forward', [(Attention, windowed), (Norm, doubled)])
+def test_what_a_reader_changes_in_model_py_changes_the_text(monkeypatch, part, forward):
+    unchanged = texts(tiny(''), tokens(1, 7), 40)
+    monkeypatch.setattr(part, 'forward', forward)
+    expected = texts(tiny(''), tokens(1, 7), 40)
+    model = tiny('')
+    with fast.prepare_to_generate(model, 'float32', CPU):
+        assert torch.equal(texts(model, tokens(1, 7), 40), expected)
+    assert not torch.equal(unchanged, expected)
+
+
 def log_probs_of(model, text):
     """(T, V) log-probabilities after each token of (1, T), read one after the other."""
     seen = []
 
     def see(h, *args, **kwargs):
-        seen.append(tokens_of.log_probs(h))
+        seen.append(model.tokens.log_probs(h))
         return text[0, len(seen):len(seen) + 1]
-    tokens_of = getattr(model.tokens, 'tokens', model.tokens)
     model.tokens.sample = see
     list(model.generate(text[:, :1], text.size(1) - 1))
     return torch.cat(seen)
@@ -78,7 +104,8 @@ def test_a_product_is_that_of_the_matrices_below_each_other_to_the_bits_of_its_n
     linears = [torch.nn.Linear(200, n, bias=False) for n in (300, 100, 100)]
     x = torch.randn(1, rows, 200)
     matrix = torch.cat([linear.weight.detach() for linear in linears]).double()
-    error = fast.Product(numbers, *linears)(x) - x.double() @ matrix.T
+    fast.Product(numbers, linears)
+    error = torch.cat([linear(x) for linear in linears], dim=-1) - x.double() @ matrix.T
     size = x.double().abs() @ matrix.abs().T   # what the roundings are relative to
     assert (error.abs() / size).max() < 2.0 ** -bits and (error != 0).any()
 
