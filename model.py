@@ -447,7 +447,7 @@ class BytePool(nn.Module):
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
         heads, no_dropout = config.n_byte_head, nn.Identity()
         small = replace(config, n_embd=D, n_head=heads, n_kv_head=heads, d_ff=3 * D)
-        self.S, self.compiled = S, False
+        self.S, self.compiled = S, {}
         self.rotary = Rotary(S, small)
         self.byte_in = nn.Embedding(257, D)
         self.encoder = nn.ModuleList(
@@ -476,16 +476,17 @@ class BytePool(nn.Module):
 
     def compile_groups(self, **how):
         """Whatever the number of tokens in a group, it is the same graph."""
-        self.encode = torch.compile(self.encode, dynamic=True, **how)
-        self.nll_of_forks = torch.compile(self.nll_of_forks, dynamic=True, **how)
-        self.compiled = True
+        for name in 'encode', 'nll_of_forks':   # not of this object, so that a copy has its own weights
+            self.compiled[name] = torch.compile(getattr(type(self), name), dynamic=True, **how)
 
-    def group(self, function, *tensors):
-        """The function of the (n, ...) tensors of a group. torch.compile makes a graph of its own for
-        n = 1: there a single token is given twice."""
-        if self.compiled and len(tensors[0]) == 1:
-            return function(*(torch.cat((x, x)) for x in tensors))[:1]
-        return function(*tensors)
+    def group(self, name, *tensors):
+        """What the method of that name makes of the (n, ...) tensors of a group. torch.compile makes a
+        graph of its own for n = 1: there a single token is given twice."""
+        if name not in self.compiled:
+            return getattr(self, name)(*tensors)
+        if len(tensors[0]) == 1:
+            return self.compiled[name](self, *(torch.cat((x, x)) for x in tensors))[:1]
+        return self.compiled[name](self, *tensors)
 
     @torch.compiler.disable   # how many groups there are differs from step to step
     def embed(self, idx):
@@ -496,7 +497,7 @@ class BytePool(nn.Module):
 
         def encode(L, which):
             symbols = self.move(self.tree.symbols[tokens[which], :L])   # (n, L)
-            return self.group(self.encode, symbols, self.move(lengths[which]))           # (n, C)
+            return self.group('encode', symbols, self.move(lengths[which]))              # (n, C)
 
         vectors, place = by_size(lengths, self.round_to, self.S, encode)              # (M, C), (M)
         vectors = vectors.to(self.byte_in.weight.dtype)
@@ -542,7 +543,7 @@ class BytePool(nn.Module):
             taken = self.tree.taken[tokens[which], :L]                  # (n, L)
             before = F.pad(taken[:, :-1].clamp(min=0), (1, 0), value=END)             # (n, L)
             path = self.move(torch.stack((forks, before, taken)))       # (3, n, L)
-            nats = self.group(self.nll_of_forks, h[self.move(which)], *path)             # (n, L)
+            nats = self.group('nll_of_forks', h[self.move(which)], *path)                # (n, L)
             return F.pad(nats, (0, most - L))                           # (n, S - 1)
 
         n_forks = self.tree.n_forks[tokens].clamp(min=1)

@@ -1,4 +1,5 @@
 """torch.compile of model.py: how many graphs there are, and that none is made anew when lengths and words change."""
+import copy
 import shutil
 
 import pytest
@@ -61,3 +62,13 @@ def test_a_group_of_one_token_is_given_twice_and_comes_back_once(count):
         each(IDX, TARGETS).mean().backward()
         gradients.append([p.grad for p in each.parameters()])
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+
+
+def test_a_copy_of_a_compiled_model_has_its_own_weights(count):
+    model, plain = tiny(**BYTES), tiny(**BYTES)
+    model.compile(backend='eager')
+    model(IDX, TARGETS)
+    copied = copy.deepcopy(model)
+    for p in model.parameters():
+        p.data.zero_()
+    torch.testing.assert_close(copied(IDX, TARGETS), plain(IDX, TARGETS), atol=1e-5, rtol=1e-5)
