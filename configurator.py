@@ -15,7 +15,7 @@ import traceback
 import types
 from collections import namedtuple
 
-from stlm.console import Failure, speak_plainly
+from stlm.console import Failure, check_torch, speak_plainly
 
 LARGEST = 10**11   # number that makes sense as a setting
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -67,6 +67,7 @@ def configure(namespace, one_of={}, may_be_0='', argv=None, earlier=None):
         for name, each in known.items():
             print(f'  {f"--{name}={each.default!r}":34}  {each.comment}')
         sys.exit()
+    check_torch()
     namespace.update(settings)
     return settings
 

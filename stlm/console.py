@@ -26,6 +26,17 @@ def speak_plainly():
             stream.reconfigure(encoding=None if stream.isatty() else 'utf-8', errors='backslashreplace')
 
 
+def check_torch():
+    """Before the slow imports: where torch isn't installed, or is too old, that is all there is to say."""
+    from importlib import metadata   # which torch imports, too
+    try:
+        version = metadata.version('torch')
+    except metadata.PackageNotFoundError:
+        raise Failure(f'torch is not installed in {sys.prefix}: activate the environment, or see docs/reference.md, Installing')
+    if tuple(map(int, version.split('.')[:2])) < (2, 9):
+        raise Failure(f'torch {version} is too old, 2.9 or newer is needed: pip install -r requirements.txt')
+
+
 def one_line(kind, error, trace):
     """sys.excepthook: a line for what a user can cause; anything else is our mistake and keeps its traceback."""
     where = getattr(error, 'filename', None)

@@ -1,6 +1,8 @@
 """Each of the ways in which nanoGPT's configurator fails works here, or ends in one clear line."""
+import os
 import shlex
 import subprocess
+import sys
 import time
 
 import pytest
@@ -123,3 +125,18 @@ def test_a_command_to_paste_is_read_by_a_shell_as_it_was_meant(value):
     assert said.stdout == f'--out_dir={value}'
     if value in ('out/my run', r'C:\my run', r'out\my'):   # Windows' cmd knows double quotes alone
         assert line == f'python train.py --out_dir="{value}"'
+
+
+@pytest.mark.parametrize('version, words', [
+    ('', ['not installed', 'activate']), ('2.8.0+cpu', ['torch 2.8.0+cpu is too old', '2.9']), ('1.13', ['too old']), ('2.10.0', ['No module'])])
+def test_without_torch_or_with_an_older_one_a_script_says_so_and_its_help_works(tmp_path, version, words):
+    if version:   # as pip notes what it has installed
+        (tmp_path / f'torch-{version}.dist-info').mkdir()
+        (tmp_path / f'torch-{version}.dist-info/METADATA').write_text(f'Name: torch\nVersion: {version}\n')
+    def script(*flags):   # by a Python that finds no other packages
+        return subprocess.run([sys.executable, '-S', configurator.ROOT / 'train.py', *flags], capture_output=True, encoding='utf-8',
+                              env=os.environ | dict(PYTHONPATH=str(tmp_path)))
+    assert '--max_iters=600' in script('--help').stdout
+    done = script('--max_iters=1')
+    assert done.returncode == 1 and all(word in done.stderr for word in words)
+    assert (len(done.stderr.splitlines()) == 1) == (version != '2.10.0')   # it goes on to import, where nothing is

@@ -49,8 +49,19 @@ def test_an_older_torch_that_names_no_capabilities_is_served(monkeypatch):
     assert device.type == 'cpu' and 'float32' in line
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx512_bf16=True), raising=False)
     assert 'bfloat16' in machines.pick_device('cpu', 'auto')[2]
-    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(arm_bf16=True), raising=False)   # not measured to be faster
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(bf16=True, sve_bf16=True), raising=False)   # a Mac's; not measured to be faster
     assert 'float32' in machines.pick_device('cpu', 'auto')[2]
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_macs_gpu_computes_in_float32_and_byte_pooling_goes_a_gpus_way(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    device, _, line = machines.pick_device()
+    assert (device.type, line.split(', torch')[0]) == ('mps', 'device mps, float32')
+    assert not machines.Scaler(device.type, torch.float32).is_enabled()
+    model, _ = model_of(KINDS[1])
+    assert [model.to(where).tokens.round_to for where in ('cpu', 'meta')] == [1, 4]   # meta: any device that is no CPU
 
 
 def test_the_watch_sees_what_torchs_own_muon_does():
