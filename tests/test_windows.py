@@ -110,6 +110,13 @@ def test_a_python_without_xz_imports_everything():
     assert done.returncode == 0 and done.stdout == 'None\n', done.stderr
 
 
+def test_pytest_collects_there_what_needs_no_fork():
+    code = 'import sys, torch; sys.path.insert(0, "tests")\nimport windows, pytest\nwindows.simulate()\n'
+    code += 'sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider"]))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, encoding='utf-8')
+    assert done.returncode == 0 and int(re.search(r'(\d+) tests collected', done.stdout)[1]) > 100, done.stdout[-2000:]
+
+
 # ---- the commands that a class copies
 
 def commands(page):
