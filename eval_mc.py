@@ -13,7 +13,7 @@ out_dir/mc_<task>.json keeps the metrics, and every choice's log-probability.
 Reading this file for the first time: answer_questions() and metrics() are the heart; the tables can wait.
 """
 out_dir = 'out/quick'     # a run's folder: its best.pt, else its ckpt.pt; or a checkpoint's file
-tasks = 'blimp,arc_easy,arc_challenge,winogrande,hellaswag,mmlu,mmlu_cloze'   # mmlu by letter, _cloze in words
+tasks = ''                # names in TASKS of stlm/questions.py, with commas between them; none: all
 file = ''                 # a .jsonl file with your own questions, instead of the tasks
 limit = 0                 # take the first so many items of each file; 0: all
 data_dir = 'data/eval'    # where the tasks' files are, or are fetched to
@@ -34,7 +34,7 @@ from statistics import fmean, stdev
 from stlm.console import Failure, Progress
 from stlm.files import write_whole
 from stlm.machine import pick_device
-from stlm.questions import load_questions
+from stlm.questions import TASKS, load_questions
 from stlm.run import load_run, newest_checkpoint
 from stlm.scoring import log_probs
 
@@ -157,8 +157,8 @@ def print_answers(items, scores, questions, block_size):
 
 
 if __name__ == '__main__':
-    names = [file] if file else tasks.replace(' ', '').split(',')
-    loaded = {name: load_questions(name, data_dir, limit) for name in names}
+    asked = tasks.replace(' ', '').split(',') if tasks else [*TASKS]
+    loaded = {name: load_questions(name, data_dir, limit) for name in ([file] if file else asked)}
     device, autocast, machine = pick_device(device, dtype)
     model, tokenizer, checkpoint = load_run(out_dir, device)
     print(machine)

@@ -17,7 +17,7 @@ Reading this file for the first time: split_of() and write() are the heart; name
 dataset = 'simplewiki'   # its name; with no --input: simplewiki or pydocs
 tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text;
                          # or a folder, for its own; if not given, gpt2 for simplewiki, else bpe4096
-input = ''               # file or folder with your own text, or several separated by commas
+input = ''               # file or folder with your own text
 source = 'sbert'         # edition of simplewiki: sbert (November 2020), or the paper's, wikimedia
                          # (November 2023), which needs pyarrow
 val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.01 of simplewiki, else 0.05

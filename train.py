@@ -75,7 +75,7 @@ from stlm import muon, report, run
 from stlm.console import Failure, command
 from stlm.machine import Machine, Scaler
 from stlm.meter import Meter
-from stlm.text import Text, load_blocks, parse_mix
+from stlm.text import Text, bits_per_byte, load_blocks, parse_mix
 from stlm.tokenizer import save_tokenizer
 
 
@@ -112,7 +112,7 @@ def check_points(name, points, is_valid):
         good = False
     if not good:
         raise Failure(f'{name}={points} must be [(step, value), ...] with growing steps; a value of '
-                      'dropout is at least 0 and below 1, one of shares a list with a number for each set')
+                      'dropout is at least 0 and below 1, one of shares a list with a number for each data set')
 
 
 def check_settings(settings, dropout_points, share_points, n_sets, earlier):
@@ -182,7 +182,7 @@ if __name__ == '__main__':
     meter = Meter(machine, scaler, out / 'log.csv', max_iters, step_tokens, text.n_tokens,
                   text.bytes_per_token(shares_of_steps), flops['training'])
     parts = dict(text=text, meter=meter, machine=machine, scaler=scaler)
-    parts |= {f'optimizer {i}': each for i, (each, _) in enumerate(optimizers)}
+    parts |= {type(each).__name__: each for each, _ in optimizers}
     parts |= dict(weights=model, average=average) if average else {}
     it, best = 0, math.inf
     resume = init_from == 'resume'
@@ -204,7 +204,7 @@ if __name__ == '__main__':
     def judge():
         """The columns of log.csv about held-out text; none if Ctrl-C comes."""
         try:
-            nats, bpb, _ = report.evaluate(machine, judged, text, 'val', eval_tokens, batch_size)
+            nats, bpb, _ = bits_per_byte(machine, judged, text, 'val', eval_tokens, batch_size)
         except KeyboardInterrupt:
             return {}
         machine.say(f'step {it:6} | held out {nats:.4f} nats per token, {bpb:.4f} bits per byte')

@@ -62,9 +62,9 @@ def pydocs(data_dir, edition):
     return [dict(file=f'pydocs of Python {sys.version.split()[0]}')], read_pydocs
 
 
-def own_files(paths):
+def own_files(path):
     """The text files that --input names."""
-    files = input_files(paths)
+    files = input_files(path)
     return [dict(file=file.as_posix()) | fingerprint(file) for file in files], partial(read_files, files)
 
 
@@ -74,26 +74,16 @@ SOURCES = dict(simplewiki=simplewiki, pydocs=pydocs)
 # -------------------------------------------------------------------------------------------------
 # which files
 
-def input_files(paths):
-    """The text files among the files and folders that `paths` names, with commas between them."""
-    files, others, names = [], [], {}
-    for path in paths.split(','):
-        if not os.path.exists(path):
-            raise Failure(f'--input={path}: no such file or folder (names are separated by commas)')
-        found = files_below(path) if os.path.isdir(path) else [pathlib.Path(path)]
-        wanted = [file for file in found if file.name.lower().endswith(SUFFIXES)]
-        if not wanted:
-            raise Failure(f'--input={path}: nothing here ends in {", ".join(SUFFIXES)}')
-        files += wanted
-        others += [file.name for file in found if not file.name.lower().endswith(SUFFIXES)]
-    for file in files:
-        other = names.setdefault(file.resolve(), file)
-        if other is not file:
-            raise Failure(f'--input={paths}: {other} and {file} are the same file, which would be read twice; name it once')
+def input_files(path):
+    """A text file, or all in a folder and its subfolders. One that a link names again adds only duplicates."""
+    if not os.path.exists(path):
+        raise Failure(f'--input={path}: no such file or folder; to read several files, put them into one folder')
+    found = files_below(path) if os.path.isdir(path) else [pathlib.Path(path)]
+    files = [file for file in found if file.name.lower().endswith(SUFFIXES)]
+    if not files:
+        raise Failure(f'--input={path}: nothing here ends in {", ".join(SUFFIXES)}')
     check_pyarrow(files)
-    print(f'{paths}: {len(files)} files to read')
-    if others:
-        print(f'  not read: {len(others)} ({", ".join(others[:3])}{", ..." * (len(others) > 3)})')
+    print(f'{path}: {len(files)} of {len(found)} files are read, which end in {", ".join(SUFFIXES)}')
     return files
 
 

@@ -95,11 +95,8 @@ class Scaler(torch.amp.GradScaler):
         if not self.is_enabled() or norm.isfinite():
             for each in optimizers:
                 self.step(each)
-        self.update()
-
-    def update(self):
         before = self.get_scale()
-        super().update()
+        self.update()
         self.skipped += self.get_scale() < before
 
 

@@ -41,13 +41,13 @@ class Meter:
         if not self.told:
             loss.item()   # a Mac's GPU has to be waited for
             seconds = (time.monotonic() - self.line_time) / (done - self.line_it)
-            self.machine.say(pace(seconds, self.max_iters - self.first, self.step_tokens))
+            left = seconds * (self.max_iters - self.first)
+            self.machine.say(f'a step of {self.step_tokens:,} tokens takes about {seconds:.2g} s here: {duration(left)} left')
+            if left > 2 * 86400:
+                self.machine.say('more than two days: take a GPU, a smaller config or fewer --max_iters')
             self.told = True
         self.loss += loss
         self.progress(done / self.max_iters)
-
-    def mean_loss(self, it):
-        return self.machine.mean(self.loss / max(it - self.row_it, 1))
 
     def so_far(self, it):
         tokens = it * self.step_tokens
@@ -56,7 +56,7 @@ class Meter:
 
     def row(self, it):
         """Say how it goes; the columns about training."""
-        loss, now = self.mean_loss(it).item(), time.monotonic()
+        loss, now = self.machine.mean(self.loss / (it - self.row_it)).item(), time.monotonic()
         if not math.isfinite(loss):
             raise Failure(f'step {it}: the loss is {loss}; lower --learning_rate and --muon_lr. The last checkpoint is kept')
         if it > self.first:   # else a resumed run makes the row again, which it had said before it was saved
@@ -100,16 +100,6 @@ class Meter:
                           'keep batch_size times grad_accum')
         self.row_it, self.last, self.earlier = int(state['row_it']), dict(state['last']), float(state['seconds'])
         self.loss = state['loss'].to(self.loss)
-
-
-def pace(step_seconds, steps, step_tokens):
-    """What a run will take, in words, and what to try instead of more than two days."""
-    seconds = step_seconds * steps
-    text = f'a step of {step_tokens:,} tokens takes about {step_seconds:.2g} s here: {duration(seconds)} left'
-    if seconds > 2 * 86400:
-        text += ('\nthat is more than two days: take a GPU, a smaller config or fewer --max_iters; '
-                 'without a config, train.py takes minutes')
-    return text
 
 
 def cut_log(path, it):

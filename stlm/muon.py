@@ -58,8 +58,6 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
     """[(optimizer, its peak learning rate)]. Only matrices decay; Muon's are those in the layers."""
-    if kind not in ('muon', 'adamw'):
-        raise ValueError(f'optimizer={kind}: make_optimizers() knows muon and adamw')
     trained = [p for p in model.parameters() if p.requires_grad]
     if odd := [tuple(p.shape) for p in trained if p.dim() not in (1, 2)]:
         raise ValueError(f'a parameter of shape {odd[0]}: the optimizers take only vectors and matrices')
@@ -70,9 +68,6 @@ def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dt
     if kind == 'muon' and hidden:
         optimizers.append((Muon(hidden, muon_lr, weight_decay, dtype=dtype), muon_lr))
         hidden = []
-    groups = []
-    for parameters, decay in ((tables, weight_decay), (vectors, 0.0), (hidden, weight_decay)):
-        if parameters:
-            groups.append(dict(params=parameters, weight_decay=decay))
+    groups = [dict(params=tables + hidden, weight_decay=weight_decay), dict(params=vectors, weight_decay=0.0)]
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
     return [*optimizers, (adamw, learning_rate)]

@@ -67,16 +67,6 @@ def never_reached(settings):
     return lines
 
 
-def evaluate(machine, model, text, split, most_tokens, batch_size, stride=0):
-    """bits_per_byte() of the run's held-out text, in which a figure that is no number is an error."""
-    nats, bpb, total = bits_per_byte(
-        model, text.sets, text.token_bytes, split, most_tokens, stride, batch_size, machine.autocast,
-        machine.rank, machine.world, machine.watch(f'evaluating {split}'))
-    if not math.isfinite(nats):
-        raise Failure(f'the held-out loss is {nats}; lower --learning_rate and --muon_lr. The last checkpoint is kept')
-    return nats, bpb, total
-
-
 def continue_text(machine, model, text, prompt='', n=25):
     """A beginning, of the held-out text if none is given, and what the model makes of it, as text. It draws from a
     generator of its own, so that the training stays what it is."""
@@ -97,7 +87,7 @@ def final_figure(machine, model, text, iterations, settings):
     if machine.world > 1:
         raise Failure('eval_only runs in one process: start it without torchrun')
     stride = settings['stride'] or model.config.block_size // 2
-    nats, bpb, total = evaluate(machine, model, text, split, math.inf, settings['batch_size'], stride)
+    nats, bpb, total = bits_per_byte(machine, model, text, split, math.inf, settings['batch_size'], stride)
     machine.say(f'{split} split of {dataset} after {iterations} steps, windows of {model.config.block_size} tokens, a new '
                 f'one every {stride}: {nats:.4f} nats per token, {bpb:.4f} bits per byte')
     for unit in ('byte', 'char', 'word'):
@@ -113,7 +103,7 @@ def after(machine, model, text, out, result, last, best):
     that the run has ended. `last` is the last evaluation's bits per byte, `best` the lowest of all."""
     settings, bpb = result['settings'], last
     if any(meta['splits']['val']['tokens'] - 1 > settings['eval_tokens'] for _, meta in text.sets):
-        bpb = evaluate(machine, model, text, 'val', math.inf, settings['batch_size'])[1]
+        bpb = bits_per_byte(machine, model, text, 'val', math.inf, settings['batch_size'])[1]
     if not machine.first:
         return
     machine.say(f"\n--- a held-out text's first words, continued\n{continue_text(machine, model, text, n=100)}\n---")

@@ -84,8 +84,13 @@ def restore_model(checkpoint, spelling, path, lora_rank=0):
     """The model of the checkpoint that was loaded from path. With a lora_rank that it hasn't, its matrices get adapters,
     which alone are trained."""
     try:
-        Config = idea_module(checkpoint['idea']).Config
-        shape, state = check_shape(checkpoint['config'], Config), checkpoint['model']
+        Config, shape, state = idea_module(checkpoint['idea']).Config, checkpoint['config'], checkpoint['model']
+        for field in dataclasses.fields(Config):
+            value = shape.get(field.name, field.default)
+            if type(value) is not field.type:
+                raise ValueError(f'its {field.name} is {value!r:.40}')
+            if field.type in (int, float):
+                check_number(field.name, value, field.default)
         adapt = lora_rank and not shape.get('lora_rank')
         config = Config(**shape | (dict(lora_rank=lora_rank) if adapt else {}))
         model = build_model(config, spelling, checkpoint.get('counts'), checkpoint['idea'])
@@ -100,17 +105,6 @@ def restore_model(checkpoint, spelling, path, lora_rank=0):
         for name, p in model.named_parameters():
             p.requires_grad_(name.endswith(('.A.weight', '.B')))
     return model
-
-
-def check_shape(shape, Config):
-    """A checkpoint's config, if each field is of its type and in its range."""
-    for field in dataclasses.fields(Config):
-        value = shape.get(field.name, field.default)
-        if type(value) is not field.type:
-            raise ValueError(f'its {field.name} is {value!r:.40}')
-        if field.type in (int, float):
-            check_number(field.name, value, field.default)
-    return shape
 
 
 def count_line(model):
@@ -148,33 +142,37 @@ def load_checkpoint(path):
         checkpoint['format'] = version = FORMAT
     if version != FORMAT:
         raise Failure(f'{path}: in format {version}, this code reads {FORMAT}; train again')
-    check_fields(checkpoint, path)
-    for name, scale in checkpoint.pop('scales', {}).items():
+    for odd in oddities(checkpoint):
+        raise Failure(f'{path}: not a whole checkpoint of train.py ({odd})')
+    for name, scale in (checkpoint.pop('scales', None) or {}).items():
         checkpoint['model'][name] = checkpoint['model'][name].float() * scale[:, None]
     check_weights(checkpoint['model'], path)
     return checkpoint
 
 
-def check_fields(checkpoint, path):
-    """Nothing reads a checkpoint's field before its type has been seen here."""
+def oddities(checkpoint):
+    """Yields what is wrong with a checkpoint's fields. Nothing reads a field before its type has been seen here."""
     for name, (kind, _) in FIELDS.items():
         value = checkpoint.get(name)
         if not isinstance(value, kind) and (name in NEEDED or value is not None):
-            raise Failure(f'{path}: not a whole checkpoint of train.py (its {name} is {value!r:.40})')
-    plain = checkpoint['config'], checkpoint['settings'], checkpoint['tokenizer']
-    odd = [f'{name}={value!r:.40}' for each in plain for name, value in each.items() if not is_plain(value)]
-    odd += [f'tokenizer {name}={checkpoint["tokenizer"].get(name)!r:.40}' for name, kind in SPEC.items()
-            if type(checkpoint['tokenizer'].get(name)) is not kind]
-    odd += [f'weight {name!r:.40}' for name, p in checkpoint['model'].items() if type(p) is not torch.Tensor]
-    counts, scales = checkpoint.get('counts'), checkpoint.get('scales') or {}
-    if not odd and counts is not None and (counts.shape != (checkpoint['tokenizer']['vocab_size'],) or not (counts >= 0).all()):
-        odd.append(f'counts of {tuple(counts.shape)}')
-    for name, scale in () if odd else scales.items():
-        weight = checkpoint['model'].get(name)
-        if type(scale) is not torch.Tensor or weight is None or scale.shape != weight.shape[:1] or not scale.isfinite().all():
-            odd.append(f'scales of {name!r:.40}')
-    if odd or checkpoint['iter'] < 0:
-        raise Failure(f'{path}: not a whole checkpoint of train.py ({(odd or ["its iter is negative"])[0]})')
+            yield f'its {name} is {value!r:.40}'
+    spec, weights, counts = checkpoint['tokenizer'], checkpoint['model'], checkpoint.get('counts')
+    for name, value in [*checkpoint['config'].items(), *checkpoint['settings'].items(), *spec.items()]:
+        if not is_plain(value):
+            yield f'{name}={value!r:.40}'
+    for name, kind in SPEC.items():
+        if type(spec.get(name)) is not kind:
+            yield f'tokenizer {name}={spec.get(name)!r:.40}'
+    for name, p in weights.items():
+        if type(p) is not torch.Tensor:
+            yield f'weight {name!r:.40}'
+    if counts is not None and (counts.shape != (spec['vocab_size'],) or not (counts >= 0).all()):
+        yield f'counts of {tuple(counts.shape)}'
+    for name, scale in (checkpoint.get('scales') or {}).items():
+        if type(scale) is not torch.Tensor or name not in weights or scale.shape != weights[name].shape[:1] or not scale.isfinite().all():
+            yield f'scales of {name!r:.40}'
+    if checkpoint['iter'] < 0:
+        yield 'its iter is negative'
 
 
 def is_plain(value):
@@ -229,31 +227,33 @@ def load_run(out_dir, device='cpu'):
 def earlier_run(settings):
     """The run that train.py's settings name to go on with (resume), to evaluate (eval_only) or to start from, with what
     of its settings holds, and which it has to keep; None for a new run."""
-    out_dir, init_from = pathlib.Path(settings['out_dir']), settings['init_from']
-    if init_from == 'scratch' and not settings['eval_only']:
+    out_dir, init_from, eval_only = pathlib.Path(settings['out_dir']), settings['init_from'], settings['eval_only']
+    if eval_only:
+        path = out_dir / 'best.pt'
+    elif init_from == 'scratch':
         return None
-    resume = init_from == 'resume' and not settings['eval_only']
-    path = out_dir / ('ckpt.pt' if resume else 'best.pt')
-    if not resume and not settings['eval_only']:
+    elif init_from == 'resume':
+        path = out_dir / 'ckpt.pt'
+    else:
         path = newest_checkpoint(init_from)
         if out_dir.resolve() == path.parent.resolve():
             raise Failure(f'out_dir={out_dir} is the run to start from; choose another folder')
     checkpoint = load_checkpoint(path)
     fields = dataclasses.fields(idea_module(checkpoint['idea']).Config)   # a field that is younger than the run has its default
-    shape = {each.name: each.default for each in fields if each.default is not dataclasses.MISSING} | checkpoint['config']
+    shape = {field.name: checkpoint['config'].get(field.name, field.default) for field in fields}
     shape |= dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
-    if settings['eval_only']:
-        held = {name: value for name, value in checkpoint['settings'].items() if name not in ('out_dir', 'device')}
-        return Earlier(path, checkpoint, held | shape, {*shape})
+    resume, held, kept = init_from == 'resume' and not eval_only, {}, {*shape}
+    if eval_only or resume:
+        elsewhere = ('out_dir', 'device') if eval_only else ('out_dir',)   # it may have moved
+        held = {name: value for name, value in checkpoint['settings'].items() if name not in elsewhere}
     if resume:
+        kept |= KEPT
         if not {'parts', 'best', 'counts'} <= checkpoint.keys():
             hint = command('train.py', init_from=path.parent, out_dir='out/NAME')
             raise Failure(f'{path} has weights but no state of training; start a new run from them: {hint}')
-        held = {name: value for name, value in checkpoint['settings'].items() if name != 'out_dir'}   # it may have moved
-        return Earlier(path, checkpoint, held | shape, {*shape, *KEPT})
-    if not shape.get('lora_rank'):   # it may get adapters
-        shape.pop('lora_rank', None)
-    return Earlier(path, checkpoint, shape, {*shape})
+    elif not eval_only and not shape['lora_rank']:
+        kept.remove('lora_rank')   # it may get adapters
+    return Earlier(path, checkpoint, held | shape, kept)
 
 
 OURS = 'ckpt.pt', 'best.pt', 'log.csv', 'result.json', 'tokenizer.tiktoken', 'tokenizer.meta.json'

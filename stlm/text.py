@@ -2,7 +2,6 @@
 A run's text: token files -> blocks, each once in an epoch, in an order that a few integers remember, from one data set or
 a mix of several; and how good a model is on text that it has not seen.
 """
-import contextlib
 import gzip
 import math
 import os
@@ -10,7 +9,6 @@ import pathlib
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from stlm import tokenizer as tokenizers
 from stlm.console import Failure, command
@@ -67,12 +65,12 @@ class Order:
     """Every block of a token file once in an epoch, in an order drawn from (seed, epoch), cut elsewhere each
     epoch. Two integers say where we are: the epoch, and how many of its blocks are read."""
 
-    def __init__(self, tokens, block_size, seed, epoch=0, read=0):
+    def __init__(self, tokens, block_size, seed):
         self.tokens, self.block_size, self.seed = tokens, block_size, seed
-        self.epoch, self.read = epoch, read
-        self.shuffle()
+        self.begin(epoch=0)
 
-    def shuffle(self):
+    def begin(self, epoch, read=0):
+        self.epoch, self.read = epoch, read
         rng = np.random.default_rng((self.seed, self.epoch))
         first = rng.integers(min(self.block_size, len(self.tokens) - self.block_size))
         n = (len(self.tokens) - 1 - first) // self.block_size
@@ -81,25 +79,9 @@ class Order:
     def next(self):
         """(token file, where the next block starts)."""
         if self.read >= len(self.starts):
-            self.epoch += 1
-            self.read = 0
-            self.shuffle()
+            self.begin(self.epoch + 1)
         self.read += 1
         return self.tokens, self.starts[self.read - 1]
-
-
-class Mix:
-    """Blocks of several orders, each from the one that is owed most: as many from each as its share, evenly."""
-
-    def __init__(self, orders, owed=None):
-        self.orders = orders
-        self.owed = np.zeros(len(orders)) if owed is None else np.array(owed, float).reshape(len(orders))
-
-    def next(self, shares):
-        self.owed += shares / np.sum(shares)
-        most = self.owed.argmax()
-        self.owed[most] -= 1
-        return self.orders[most].next()
 
 
 class Text:
@@ -120,7 +102,8 @@ class Text:
         self.token_bytes = np.array([len(token or b'') for token in self.spelling])
         self.files = [open_split(*each, 'train', block_size, most) for each in sets]
         self.n_tokens = sum(len(tokens) for tokens in self.files)
-        self.blocks = Mix([Order(tokens, block_size, seed) for tokens in self.files])
+        self.orders = [Order(tokens, block_size, seed) for tokens in self.files]
+        self.owed = np.zeros(len(sets))   # blocks, by which each set is behind its share
 
     def counts(self, shares):
         """(V), how often each token occurs in what will be read; shares (sets) of the mix add up to 1."""
@@ -141,8 +124,14 @@ class Text:
         return np.array(means) @ shares
 
     def next(self, shares, n):
-        """The next n blocks, [(token file, start)], from the sets in these shares."""
-        return [self.blocks.next(shares) for _ in range(n)]
+        """The next n blocks, [(token file, start)], each from the set that is furthest behind its share."""
+        blocks = []
+        for _ in range(n):
+            self.owed += shares / np.sum(shares)
+            most = self.owed.argmax()
+            self.owed[most] -= 1
+            blocks.append(self.orders[most].next())
+        return blocks
 
     def raw(self, split, most):
         """The bytes of a split of all sets, of each its share of the first `most`."""
@@ -160,41 +149,39 @@ class Text:
         return [[meta['tokenizer']['sha256'], meta['splits']] for _, meta in self.sets]
 
     def state_dict(self):
-        orders = [[order.epoch, order.read] for order in self.blocks.orders]
-        return dict(data=self.identity(), owed=self.blocks.owed.tolist(), order=orders)
+        order = [[order.epoch, order.read] for order in self.orders]
+        return dict(data=self.identity(), owed=self.owed.tolist(), order=order)
 
     def load_state_dict(self, state):
         if str(state['data']) != str(self.identity()):
             raise Failure(f'{self.sets[0][0]}: not the data that the run was trained on; it has been prepared again since')
-        orders = [Order(order.tokens, order.block_size, order.seed, epoch, read)
-                  for order, (epoch, read) in zip(self.blocks.orders, state['order'], strict=True)]
-        self.blocks = Mix(orders, state['owed'])
+        for order, (epoch, read) in zip(self.orders, state['order'], strict=True):
+            order.begin(epoch, read)
+        self.owed[:] = state['owed']
 
 
 @torch.no_grad()
-def bits_per_byte(model, sets, token_bytes, split='val', most_tokens=math.inf, stride=0, batch_size=8,
-             autocast=contextlib.nullcontext(), rank=0, world=1, progress=lambda done: None):
-    """Held-out nats per token, bits per byte, and all nats, over a split of the data sets
-    [(folder, meta)], or its first most_tokens. Windows of block_size begin every `stride` tokens,
-    and each predicts what the one before didn't. All bytes are charged: only the very first token,
-    an end of text, is not predicted."""
-    device, block_size = model.norm.weight.device, model.config.block_size
+def bits_per_byte(machine, model, text, split='val', most_tokens=math.inf, batch_size=8, stride=0):
+    """Nats per token, bits per byte, and all nats, over a split of a text, or the first most_tokens of each of its data sets.
+    Windows of block_size begin every `stride` tokens, and each predicts what the one before didn't. All bytes are charged:
+    only the very first token, an end of text, is not predicted."""
+    block_size, progress = model.config.block_size, machine.watch(f'evaluating {split}')
     nats, n_tokens, n_bytes = torch.zeros((), dtype=torch.float64), 0, 0
     was_training = model.training
     model.eval()
-    for folder, meta in sets:
+    for folder, meta in text.sets:
         tokens = open_split(folder, meta, split, block_size)
         n = max(min(len(tokens) - 1, most_tokens), block_size)
-        size = int(count_tokens(tokens[1:n + 1], len(token_bytes)) @ token_bytes)
+        size = int(count_tokens(tokens[1:n + 1], len(text.token_bytes)) @ text.token_bytes)
         if n == len(tokens) - 1 and size != meta['splits'][split]['bytes']:
             raise Failure(f'{folder}: {split}.bin and meta.json disagree; delete it and prepare it again')
         ends = [*range(block_size, n, stride or block_size), n]
         windows = list(zip([0, *ends], ends))   # up to where is judged already, where it ends
-        for i in range(rank * batch_size, len(windows), world * batch_size):
+        for i in range(machine.rank * batch_size, len(windows), machine.world * batch_size):
             batch = windows[i:i + batch_size]
             blocks = [(tokens, end - block_size) for _, end in batch]
             x, y = load_blocks(blocks, block_size)
-            with autocast:
+            with machine.autocast:
                 nll = model(x, y).cpu().double()                              # (B, T)
             for row, (done, end) in zip(nll, batch):
                 nats += row[done - end:].sum()
@@ -202,10 +189,11 @@ def bits_per_byte(model, sets, token_bytes, split='val', most_tokens=math.inf, s
         n_tokens += n
         n_bytes += size
     model.train(was_training)
-    if world > 1:
-        nats = nats.to(device)
-        dist.all_reduce(nats)
+    if machine.world > 1:
+        nats = machine.mean(nats.to(machine.device)) * machine.world
     nats = nats.item()
+    if not math.isfinite(nats):
+        raise Failure(f'the held-out loss is {nats}; lower --learning_rate and --muon_lr. The last checkpoint is kept')
     return nats / n_tokens, nats / math.log(2) / n_bytes, nats
 
 

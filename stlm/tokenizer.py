@@ -20,7 +20,6 @@ from stlm.files import write_whole
 
 END = '<|endoftext|>'
 MAX_BYTES = 16   # the longest trained token: what a byte-pooling model reads and writes
-GPT2 = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'   # where tiktoken fetches its vocabulary
 # GPT-2's pattern of words: contractions, letters, numbers, other signs, white space; no token crosses two
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
@@ -134,10 +133,8 @@ def named_ranks(name):
     try:
         ranks = tiktoken.get_encoding('gpt2')._mergeable_ranks
     except (OSError, ValueError) as error:   # ValueError: something else came
-        saved = ' and '.join(f'{GPT2}{file} as FOLDER/{hashlib.sha1((GPT2 + file).encode()).hexdigest()}'
-                             for file in ('vocab.bpe', 'encoder.json'))   # tiktoken's names for what it has fetched
         raise Failure(f"GPT-2's vocabulary can't be fetched ({type(error).__name__}). Take --tokenizer=bpe4096 or byte, which "
-                      f'need no download; or with a browser save {saved}, and set TIKTOKEN_CACHE_DIR=FOLDER')
+                      'need no download; or set TIKTOKEN_CACHE_DIR=FOLDER, which tiktoken has filled where there is a network')
     longest = int(name.partition('-')[2] or 999)
     return {token: rank for token, rank in ranks.items() if len(token) <= longest}
 

@@ -1,4 +1,6 @@
 """Nothing is emulated: in float32 no operation of any step takes or makes a bfloat16 or float16 tensor."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -99,11 +101,11 @@ def test_evaluation_generation_and_multiple_choice_in_float32_emulate_nothing(ch
     np.arange(200, dtype='u1').tofile(tmp_path / 'val.bin')
     meta = dict(dtype='u1', splits=dict(val=dict(bytes=199, tokens=200)))
     items = [questions.make_item('ab', ['cd', 'efg'], 0), questions.make_item('', ['x', 'yz'], 1)]
-    device, autocast, _ = machines.pick_device('cpu', 'float32')
-    with Watch() as watch, autocast:
-        text.bits_per_byte(model, [(tmp_path, meta)], np.ones(256), autocast=autocast)
+    machine, held = machines.Machine('cpu', 'float32'), SimpleNamespace(sets=[(tmp_path, meta)], token_bytes=np.ones(256))
+    with Watch() as watch, machine.autocast:
+        text.bits_per_byte(machine, model, held)
         eval_mc.answer_questions(model, bytes_, items)
-        with fast.prepare_to_generate(model, 'float32', device):
+        with fast.prepare_to_generate(model, 'float32', machine.device):
             list(model.generate(torch.tensor([[255, 7]]), 5))
     assert watch.seen > 500 and not watch.half
 

@@ -140,13 +140,10 @@ def test_what_is_saved_is_loaded_and_anything_else_is_one_line(trained, tmp_path
     assert tokenizer.load_tokenizer(None, tmp_path).name == 'byte'
 
 
-def test_without_gpt2s_vocabulary_the_line_says_which_files_to_get(tmp_path, monkeypatch):
+def test_without_gpt2s_vocabulary_the_line_says_what_to_take(tmp_path, monkeypatch):
     def unreachable(name):
         raise requests.ConnectionError
     monkeypatch.setattr(tiktoken, 'get_encoding', unreachable)
     with pytest.raises(Failure) as error:
         tokenizer.named_ranks('gpt2')
-    for file, saved in (('vocab.bpe', '6d1cbeee0f20b3d9449abfede4726ed8212e3aee'),   # what tiktoken 0.14.0 opens
-                        ('encoder.json', '6c7ea1a7e38e3a7f062df639a5b80947f075ffe6')):
-        assert f'/{file} as FOLDER/{saved}' in str(error.value)
     assert 'TIKTOKEN_CACHE_DIR=FOLDER' in str(error.value) and '--tokenizer=bpe4096' in str(error.value)

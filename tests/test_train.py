@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -204,7 +205,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_run(trained, tm
         assert kills < 15, err
     for name in ('ckpt.pt', 'best.pt'):
         whole, parts = load(tmp_path / 'out/whole' / name), load(out / name)
-        assert {'text', 'meter', 'machine', 'weights', 'average', 'optimizer 1'} <= parts['parts'].keys()
+        assert {'text', 'meter', 'machine', 'weights', 'average', 'Muon', 'AdamW'} <= parts['parts'].keys()
         assert same(but_seconds(whole), but_seconds(parts)), (name, kills)
     assert log_of(tmp_path / 'out/whole') == log_of(out)
     assert min(epoch for epoch, _ in whole['parts']['text']['order']) >= 1   # an epoch's end was among it
@@ -222,7 +223,7 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
     config = runs.idea_module('').Config(**state['config'])
     model = runs.build_model(config, spelling, state['counts'])   # as it was at the start
     assert all(not torch.equal(p, state['model'][name]) for name, p in model.named_parameters())
-    optimizers = [part for name, part in state['parts'].items() if name.startswith('optimizer')]
+    optimizers = [part for name, part in state['parts'].items() if name in ('Muon', 'AdamW')]
     for o in optimizers:
         for group in o['param_groups']:
             for i in group['params']:
@@ -236,28 +237,38 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
 
 def test_a_run_says_after_its_first_forward_pass_how_long_it_will_take_and_what_to_do_about_two_days(trained):
     assert re.search(r'a step of 128 tokens takes about [\d.e-]+ s here: 0:\d\d left', trained[1])
-    assert 'two days' not in meter.pace(1.0, 86400 * 2, 100)
-    assert '17.4 days' in meter.pace(1000.0, 1500, 245760) and 'a smaller config' in meter.pace(1000.0, 1500, 1)
+    for max_iters, days in (100, False), (10**9, True):
+        said = []
+        machine = SimpleNamespace(device='cpu', first=False, say=said.append)
+        slow = meter.Meter(machine, None, None, max_iters, 128, 1, 1.0, 0.0)
+        slow.start(0)
+        slow.begun = slow.line_time = time.monotonic() - 1.0   # the first step took a second
+        slow.add(torch.tensor(0.0), 1.0)
+        assert ('a smaller config' in said[-1]) == days and bool(re.search(r'11,57\d\.\d days left', said[0])) == days, said
 
 
 def test_an_epoch_reads_each_block_once():
     tokens, epochs = np.arange(1000), []
     order = texts.Order(tokens, 32, seed=5)
     for epoch in range(3):
-        n = len(texts.Order(tokens, 32, 5, epoch).starts)
-        epochs.append([order.next()[1] for _ in range(n)])
+        epochs.append([order.next()[1]])
+        n = len(order.starts)
+        epochs[-1] += [order.next()[1] for _ in range(n - 1)]
         assert (np.diff(sorted(epochs[-1])) == 32).all() and n >= (1000 - 32) // 32   # side by side, each once
         assert epochs[-1] != sorted(epochs[-1]) and max(epochs[-1]) + 33 <= 1000
     assert len({starts[0] % 32 for starts in epochs}) > 1                              # cut elsewhere
-    order = texts.Order(tokens, 32, 5, epoch=1, read=4)
+    order = texts.Order(tokens, 32, 5)
+    order.begin(epoch=1, read=4)
     assert [order.next()[1] for _ in range(5)] == epochs[1][4:9]                       # two integers suffice
 
 
 @pytest.mark.parametrize('shares', [[3, 1], [1, 1, 1], [5, 2, 0.1], [1, 0]])
 def test_a_mix_is_never_a_whole_block_behind_its_shares(shares):
-    mix, drawn = texts.Mix([texts.Order(np.full(100, i), 10, 0) for i in range(len(shares))]), np.zeros(len(shares))
+    mix, drawn = object.__new__(texts.Text), np.zeros(len(shares))
+    mix.orders, mix.owed = [texts.Order(np.full(100, i), 10, 0) for i in range(len(shares))], np.zeros(len(shares))
     for n in range(1, 200):
-        drawn[mix.next(shares)[0][0]] += 1
+        (tokens, _), = mix.next(shares, 1)
+        drawn[tokens[0]] += 1
         assert (abs(drawn - n * np.array(shares) / sum(shares)) < 1).all()
 
 
@@ -389,10 +400,9 @@ def test_with_an_average_what_is_sampled_is_what_was_evaluated(trained):
     folder = trained[0]
     assert train(folder, '--ema=0.5', '--dtype=float32', '--out_dir=out/averaged')[0] == 0
     at_end = float(log_of(folder / 'out/averaged')[-1]['val_loss'])
-    model, encoding, checkpoint = runs.load_run(folder / 'out/averaged/ckpt.pt')
-    token_bytes = np.array([len(token or b'') for token in tokenizers.spelling_of(encoding)])
-    sets = [prepare_wiki.load_data('mine', 'bpe300', folder / 'data')]
-    assert texts.bits_per_byte(model, sets, token_bytes)[0] == pytest.approx(at_end, abs=1e-4)
+    model, _, checkpoint = runs.load_run(folder / 'out/averaged/ckpt.pt')
+    text = texts.Text([prepare_wiki.load_data('mine', 'bpe300', folder / 'data')], 32, 0)
+    assert texts.bits_per_byte(machines.Machine('cpu', 'float32'), model, text)[0] == pytest.approx(at_end, abs=1e-4)
     assert not same(checkpoint['model'], checkpoint['parts']['weights'])
 
 
@@ -520,8 +530,7 @@ def test_float16_scales_its_loss_skips_a_step_that_overflows_and_resumes(trained
     optimizer = torch.optim.SGD([p], 1.0)
     scaler.scale((p * 1e38).sum()).backward()   # times 65536 is infinite in float32 too
     scaler.unscale_(optimizer)
-    scaler.step(optimizer)
-    scaler.update()
+    scaler.step_all([optimizer], p.grad.norm())
     assert p.tolist() == [1, 1] and scaler.skipped == 1 and scaler.get_scale() == 32768
     saved = scaler.state_dict()
     again = machines.Scaler('cpu', torch.float16)
@@ -656,16 +665,18 @@ def test_a_clock_set_back_never_makes_seconds_negative(trained):
 
 
 def test_an_interrupted_evaluation_ends_at_once(trained):
-    model, encoding, _ = runs.load_run(trained[0] / 'out/a')
-    token_bytes = np.array([len(token or b'') for token in tokenizers.spelling_of(encoding)])
-    sets, calls = [prepare_wiki.load_data('mine', 'bpe300', trained[0] / 'data')], []
+    model = runs.load_run(trained[0] / 'out/a')[0]
+    text = texts.Text([prepare_wiki.load_data('mine', 'bpe300', trained[0] / 'data')], 32, 0)
+    machine, read = machines.Machine('cpu', 'float32'), []
 
-    def stop(done):
-        calls.append(done)
-        raise KeyboardInterrupt
+    def stop_at_once(x, y):
+        machine.stopped = 'SIGINT'
+        read.append(x)
+        return GPT.forward(model, x, y)
+    model.forward = stop_at_once
     with pytest.raises(KeyboardInterrupt):
-        texts.bits_per_byte(model, sets, token_bytes, progress=stop)
-    assert len(calls) == 1
+        texts.bits_per_byte(machine, model, text, batch_size=1)
+    assert len(read) == 1
 
 
 def test_a_state_of_training_of_another_shape_is_one_line(trained):
@@ -674,7 +685,7 @@ def test_a_state_of_training_of_another_shape_is_one_line(trained):
     shutil.copytree(folder / 'out/a', path.parent)
     whole = load(path)
     for name, value in (('meter', []), ('text', dict(whole['parts']['text'], owed=['x'])), ('text', dict(whole['parts']['text'], order=[[0]])),
-                        ('optimizer 0', {}), ('machine', dict(rng=None)), ('machine', 3)):
+                        ('Muon', {}), ('machine', dict(rng=None)), ('machine', 3)):
         torch.save(whole | dict(parts=whole['parts'] | {name: value}), path)
         fails_in_one_line(train(folder, '--out_dir=out/foreign', '--init_from=resume', '--max_iters=30'), 'state of training', name)
     torch.save(whole | dict(best='x'), path)

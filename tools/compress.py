@@ -17,8 +17,6 @@ keep = [0.5, 0.25, 0.1]   # prune and lowrank: the shares of the numbers to keep
 recovery = 50             # steps of training afterwards, of 8 blocks
 learning_rate = 3e-4      # Adam's; it falls to 0 in a straight line
 
-import functools
-import math
 import pathlib
 
 from configurator import Failure, configure
@@ -30,10 +28,9 @@ from torch.nn.utils.parametrize import register_parametrization
 
 import prepare_wiki
 from stlm import run
-from stlm import tokenizer as tokenizers
 from stlm import text
 from stlm.files import write_whole
-from stlm.text import bits_per_byte
+from stlm.machine import Machine
 from tools.svg import BLUE, GREY, ORANGE, PURPLE, Chart
 
 
@@ -113,11 +110,10 @@ def main(out_dir, method, keep, recovery, learning_rate):
     if not all(isinstance(share, (int, float)) and 0 < share <= 1 for share in keep):
         raise Failure(f'keep={keep} must be shares above 0 and at most 1')
     methods = dict(plain=(plain, [1]), prune=(prune, keep), lowrank=(lowrank, keep), int8=(rounded, [8]), int4=(rounded, [4]))
-    _, tokenizer, checkpoint = run.load_run(out_dir)
+    model, _, checkpoint = run.load_run(out_dir)
     settings, tokens = checkpoint['settings'], checkpoint['tokenizer']['name']
     sets = [prepare_wiki.load_data(name, tokens, settings['data_dir']) for name in text.parse_mix(settings['dataset'])]
-    measure = functools.partial(bits_per_byte, sets=sets, most_tokens=2**17,
-                                token_bytes=[len(token or b'') for token in tokenizers.spelling_of(tokenizer)])
+    read, machine = text.Text(sets, model.config.block_size, seed=0), Machine('cpu', 'float32')
     rows, table = [], ['| | keep, or bits | MB | bits per byte before | after |', '|---|---:|---:|---:|---:|']
     print(*table, sep='\n')
     for name in methods if method == 'all' else ['plain', method]:
@@ -125,11 +121,9 @@ def main(out_dir, method, keep, recovery, learning_rate):
         for amount in amounts:
             model = run.load_run(out_dir)[0]
             size = compress(model, form, amount)
-            before = measure(model)[1]
-            recover(model, text.open_split(*sets[0], 'train', model.config.block_size), recovery, learning_rate)
-            after = measure(model)[1]
-            if not math.isfinite(after):
-                raise Failure(f'{name}, {amount}: after the recovery the bits per byte are not a number; a smaller --learning_rate?')
+            before = text.bits_per_byte(machine, model, read, most_tokens=2**17)[1]
+            recover(model, read.files[0], recovery, learning_rate)
+            after = text.bits_per_byte(machine, model, read, most_tokens=2**17)[1]
             rows.append((name, amount, size / 1e6, before, after))
             table.append('| {} | {} | {:.2f} | {:.4f} | {:.4f} |'.format(*rows[-1]))
             print(table[-1], flush=True)

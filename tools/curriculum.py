@@ -12,7 +12,7 @@ alike: an article's place by size is how much training text is in articles up to
 half of the training text with the lowest sums is easy. (How many bytes gzip adds would say both, but is 99.8 % size.)
 Held-out articles are divided at the same sum: val of both sets is val of the whole, and train.py judges a mix on both.
 """
-input = ''             # as prepare_wiki.py's: file or folder, or several separated by commas
+input = ''             # as prepare_wiki.py's: file or folder
 tokenizer = 'gpt2-16'  # both sets have it, so no bpe<N>, which each would train for itself
 val_fraction = 0.005   # share of the articles for each of val and test
 data_dir = 'data'      # where the two sets go, and easy.jsonl and hard.jsonl, their articles
