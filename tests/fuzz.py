@@ -412,7 +412,7 @@ def main():
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             make_all()
         os.chdir(here)
-        texts.Mix.next = mock.Mock(side_effect=Reached)   # from now on training ends before its first step
+        texts.Text.next = mock.Mock(side_effect=Reached)   # from now on training ends before its first step
         for done, number in enumerate(numbers, 1):
             ending = trial(number, pristine)
             if not ending:
