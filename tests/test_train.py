@@ -239,7 +239,7 @@ def test_a_run_says_after_its_first_forward_pass_how_long_it_will_take_and_what_
     assert re.search(r'a step of 128 tokens takes about [\d.e-]+ s here: 0:\d\d left', trained[1])
     for max_iters, days in (100, False), (10**9, True):
         said = []
-        machine = SimpleNamespace(device='cpu', first=False, say=said.append)
+        machine = SimpleNamespace(device=torch.device('cpu'), first=False, say=said.append)
         slow = meter.Meter(machine, None, None, max_iters, 128, 1, 1.0, 0.0)
         slow.start(0)
         slow.begun = slow.line_time = time.monotonic() - 1.0   # the first step took a second
