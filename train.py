@@ -112,7 +112,7 @@ def check_points(name, points, is_valid):
         good = False
     if not good:
         raise Failure(f'{name}={points} must be [(step, value), ...] with growing steps; a value of '
-                      'dropout is at least 0 and below 1, one of shares a list with a number for each data set')
+                      'dropout is at least 0 and below 1, one of shares a list with a number for each set')
 
 
 def check_settings(settings, dropout_points, share_points, n_sets, earlier):
