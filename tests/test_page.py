@@ -367,6 +367,61 @@ def test_it_fits_a_phone_and_a_wide_screen_and_all_has_a_name(width, browser, pa
     assert [node for node in nodes if not node['name']['value']] == []
 
 
+def test_all_that_one_can_use_is_reached_by_the_tabulator(browser, pages):
+    browser.open(pages['bytes'][2])
+    browser.evaluate(browser.path, f"{READY}.then(() => choose(columns[0], 1))")
+    used = browser.evaluate(browser.path, """(() => {
+        const all = [...document.querySelectorAll('button, input, textarea, a, [tabindex="0"]')].filter(one => one.checkVisibility());
+        all.forEach((one, i) => { one.onfocus = () => { one.reached = true; }; });
+        document.activeElement.blur();
+        window.reached = () => all.filter(one => !one.reached).map(one => one.outerHTML);
+        return all.length;
+    })()""")
+    for _ in range(used + 5):
+        press(browser, 'Tab', windowsVirtualKeyCode=9)
+    assert used > 20 and browser.evaluate(browser.path, 'reached()') == []
+
+
+def luminance(colour):
+    """Of WCAG 2.1."""
+    parts = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055)**2.4 for c in colour]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def over(colour, share, under):
+    return [share * c + (1 - share) * u for c, u in zip(colour, under)]
+
+
+def pixel(layers, under, with_text):
+    """The colour of a place in the last of elements that contain each other, where its text is or beside it."""
+    (background, colour, opacity), *inner = [[[float(n) for n in re.findall(r'[\d.]+', part)] for part in layer] for layer in layers]
+    result = over(background[:3], background[3] if background[3:] else 1, under)
+    if inner:
+        result = pixel(layers[1:], result, with_text)
+    elif with_text:
+        result = over(colour[:3], colour[3] if colour[3:] else 1, result)
+    return over(result, opacity[0], under)
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_each_text_has_a_contrast_of_at_least_4_5_to_what_is_behind_it(scheme, browser, pages):
+    browser.call('Emulation.setEmulatedMedia', features=[dict(name='prefers-color-scheme', value=scheme)])
+    browser.open(pages['bytes'][2])
+    browser.evaluate(browser.path, f"go(); {READY}.then(() => choose(columns[0], 1))")   # a head can only look at the start: the bluest blue
+    found = browser.evaluate(browser.path, """(() => {
+        document.documentElement.style.background = 'Canvas';
+        const styles = one => { const { backgroundColor, color, opacity } = getComputedStyle(one); return [backgroundColor, color, opacity]; };
+        const chain = one => one ? [...chain(one.parentElement), styles(one)] : [];
+        const says = one => one.matches('textarea, [type=number]') || [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+        return [...document.querySelectorAll('body *')].filter(one => one.checkVisibility() && says(one)).map(one => [one.outerHTML, chain(one)]);
+    })()""")
+    browser.call('Emulation.setEmulatedMedia', features=[])
+    assert len(found) > 100 and len({layers[0][0] for _, layers in found}) == 1
+    for html, layers in found:
+        light, dark = sorted((luminance(pixel(layers, (255, 255, 255), with_text)) for with_text in (True, False)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, html
+
+
 # ---- the tool
 
 def test_a_page_says_what_the_model_is(tmp_path):
@@ -378,7 +433,7 @@ def test_a_page_says_what_the_model_is(tmp_path):
     status, out, err = run(tmp_path, 'tools/page.py', '--out_dir=mine')
     assert status == 0 and 'mine/page.html' in out, err
     text = (tmp_path / 'mine/page.html').read_text(encoding='utf-8')
-    for part in ('of 0.1 million parameters', '2.0 MB of text (simplewiki, 1.2 times)', 'needs 2.50 bits', 'is invented'):
+    for part in ('of 0.1 million parameters', 'its text (simplewiki) 1.2 times, 2.0 MB in all', 'needs 2.50 bits', 'is invented'):
         assert part in text
     size = sum(p.numel() for p in runs.load_run(tmp_path / 'mine')[0].parameters())
     weights = re.search('id="weights">(.*?)<', text)[1]

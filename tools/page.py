@@ -70,10 +70,10 @@ def describe(model, checkpoint, log):
     parts = [f'This is a language model of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters.']
     if row:
         name, epochs, size, bpb = checkpoint['settings']['dataset'], *(float(row[key]) for key in ('epoch', 'bytes', 'val_bpb'))
-        parts += [f'It has read {size / 1e6:.1f} MB of text ({name}, {epochs:.1f} times). To guess a byte of text that it had not read, it '
-                  f'needs {bpb:.2f} bits (8 without any knowledge).']
+        parts += [f'It has read its text ({name}) {epochs:.1f} times, {size / 1e6:.1f} MB in all. Of a text that it had not read, it needs '
+                  f'{bpb:.2f} bits for each byte (in English, a letter); who knows nothing needs 8.']
     parts += ['It does nothing but go on with a text: what it writes is invented, also where it sounds like facts.',
-              f'This page was made on {datetime.date.today()}.']
+              f'This page was made with nanoSTLM on {datetime.date.today()}.']
     return ' '.join(parts)
 
 
