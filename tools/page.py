@@ -72,6 +72,8 @@ def describe(model, checkpoint, log):
         name, epochs, size, bpb = checkpoint['settings']['dataset'], *(float(row[key]) for key in ('epoch', 'bytes', 'val_bpb'))
         parts += [f'It has read its text ({name}) {epochs:.1f} times, {size / 1e6:.1f} MB in all. Of a text that it had not read, it needs '
                   f'{bpb:.2f} bits for each byte (in English, a letter); who knows nothing needs 8.']
+    if model.config.embedding == 'byte_pool':
+        parts += ['It spells: each token goes in and out byte after byte (byte pooling).']
     parts += ['It does nothing but go on with a text: what it writes is invented, also where it sounds like facts.',
               f'This page was made with nanoSTLM on {datetime.date.today()}.']
     return ' '.join(parts)
