@@ -105,5 +105,6 @@ def make_page(out_dir, prompt=''):
 
 if __name__ == '__main__':
     target = pathlib.Path(file) if file else run.newest_checkpoint(out_dir).with_name('page.html')
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(make_page(out_dir, prompt), encoding='utf-8')
     print(f'{target}: {target.stat().st_size / 1e6:.1f} MB; open it in a browser')
