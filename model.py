@@ -1,8 +1,8 @@
 """
 The network: a Llama-style transformer over tokens (the "modern transformer" of arXiv 2405.14159,
 section 4), in chapters: 1. the transformer over a token table; 2. byte pooling, which replaces that
-table; 3. layers that share weights; 4. generation. A single call is all that training and
-evaluation need:
+table; 3. layers that share weights; 4. generation. At a first reading 2 and 3 can wait. A single
+call is all that training and evaluation need:
     nll = model(idx, targets)      # (B, T), (B, T) -> (B, T) nats: -log p(target | idx so far)
 
 Letters, the same in every comment: B batch, T tokens, C model width, H heads, K head size, V
@@ -490,8 +490,8 @@ class BytePool(nn.Module):
 
     @torch.compiler.disable   # how many groups there are differs from step to step
     def embed(self, idx):
-        """(B, T) ids -> (B, T, C). A vector depends on the token alone, so each distinct one is
-        encoded once."""
+        """(B, T) ids -> (B, T, C). A vector depends on nothing but its token, so each distinct token
+        is encoded once."""
         tokens, where = idx.unique(return_inverse=True)                 # (M), (B, T)
         lengths = self.tree.length[tokens]                              # (M)
 
