@@ -11,7 +11,7 @@ in one group, L symbols or forks of each, S the most of these, D width of the by
 """
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -446,7 +446,8 @@ class BytePool(nn.Module):
                              f'not of {len(spelling or ())}: GPT(config, spelling)')
         C, D, S = config.n_embd, config.n_byte_embd, config.max_bytes + 1
         heads, no_dropout = config.n_byte_head, nn.Identity()
-        small = replace(config, n_embd=D, n_head=heads, n_kv_head=heads, d_ff=3 * D)
+        small = Config(n_embd=D, n_head=heads, n_kv_head=heads, d_ff=3 * D, ffn=config.ffn,
+                       rope_base=config.rope_base, norm_eps=config.norm_eps)
         self.S, self.compiled = S, {}
         self.rotary = Rotary(S, small)
         self.byte_in = nn.Embedding(257, D)
