@@ -72,8 +72,9 @@ def test_what_the_quick_start_says_next_works(clone, quick):
 
 def test_playing_with_it_works_as_written(clone, quick):
     for command in commands('Play with it'):
-        assert shell(clone, command + (' --max_new_tokens=5' if 'top' not in command and 'html' not in command else ''))
-    assert (clone / 'bits.html').read_text(encoding='utf-8').startswith('<!doctype html>')
+        assert shell(clone, command + ' --max_new_tokens=5' * ('sample.py' in command))
+    for page in 'bits.html', 'out/quick/page.html':
+        assert (clone / page).read_text(encoding='utf-8').startswith('<!doctype html>')
 
 
 def test_the_neighbours_are_those_of_the_readme(clone):
