@@ -23,6 +23,10 @@ source = 'sbert'         # edition of simplewiki: sbert (November 2020), or the 
 val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.01 of simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
 
+from configurator import Failure, configure, settings_of_model
+if __name__ == '__main__':   # before the slow imports
+    configure(globals(), one_of=dict(source='sbert wikimedia'))
+
 import collections
 import concurrent.futures
 import contextlib
@@ -36,7 +40,6 @@ import re
 
 import numpy as np
 
-from configurator import Failure, configure, settings_of_model
 from stlm.console import Progress, command
 from stlm.documents import SOURCES, clean, own_files
 from stlm.files import fingerprint, insist, lock, sweep, write_whole
@@ -298,7 +301,6 @@ def print_next(dataset, tokenizer, data_dir):
 
 
 if __name__ == '__main__':
-    configure(globals(), one_of=dict(source='sbert wikimedia'))
     tokenizer = tokenizer or ('gpt2' if dataset == 'simplewiki' else 'bpe4096')
     prepare(dataset, tokenizer, input, val_fraction, data_dir, source)
     print_next(dataset, tokenizer, data_dir)

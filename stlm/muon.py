@@ -58,6 +58,8 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
     """[(optimizer, its peak learning rate)]. Only matrices decay; Muon's are those in the layers."""
+    if kind not in ('muon', 'adamw'):
+        raise ValueError(f'optimizer={kind}: make_optimizers() knows muon and adamw')
     trained = [p for p in model.parameters() if p.requires_grad]
     if odd := [tuple(p.shape) for p in trained if p.dim() not in (1, 2)]:
         raise ValueError(f'a parameter of shape {odd[0]}: the optimizers take only vectors and matrices')
