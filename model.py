@@ -64,8 +64,8 @@ class Config:
             raise ValueError(f'n_byte_embd={self.n_byte_embd} must be a multiple of '
                              f'2 * n_byte_head={2 * self.n_byte_head}')
         layers = max(self.n_layer, self.n_encoder_layer, self.n_decoder_layer)
-        if layers > 1000:   # making them would take minutes and all memory
-            raise ValueError(f'{layers} layers are more than 1000')
+        if layers > 200:   # making thousands would take minutes and all memory
+            raise ValueError(f'{layers} layers are more than 200')
         if self.embedding == 'byte_pool' and self.max_bytes > 16:
             raise ValueError(f'max_bytes={self.max_bytes} is above 16: byte_pool takes gpt2-16 or bpe<N>')
 

@@ -98,7 +98,8 @@ class Meter:
         if state['step_tokens'] != self.step_tokens:
             raise Failure(f"a step would have {self.step_tokens:,} tokens, but the run's steps have {state['step_tokens']:,}; "
                           'keep batch_size times grad_accum')
-        self.row_it, self.last, self.earlier = int(state['row_it']), dict(state['last']), float(state['seconds'])
+        self.row_it, self.earlier = int(state['row_it']), float(state['seconds'])
+        self.last = {name: float(value) for name, value in state['last'].items()}
         self.loss = state['loss'].to(self.loss)
 
 
