@@ -62,10 +62,11 @@ def test_model_py_lists_each_parameter_with_its_shape():
     helpers.fails_in_one_line(helpers.run(ROOT, 'tools/parts.py', '--n_layer=3000'), '3000')
 
 
-@pytest.mark.parametrize('name', ['byte', 'gpt2', 'gpt2-16', str(ROOT / 'pretrained/tiny_10m')])
-def test_a_planned_models_vocabulary_is_that_of_its_tokenizer(name):
-    made = tokenizers.load_tokenizer(None, name) if '/' in name else prepare_wiki.ready_tokenizer(name)
+@pytest.mark.parametrize('name, folder', [('byte', ''), ('gpt2-16', 'byte_10m'), (str(ROOT / 'pretrained/tiny_10m'), 'tiny_10m')])
+def test_a_planned_models_vocabulary_is_that_of_its_tokenizer(name, folder):
+    made = tokenizers.load_tokenizer(None, ROOT / 'pretrained' / folder) if folder else prepare_wiki.ready_tokenizer(name)
     assert parts.size_of(name) == (made.n_vocab, max(len(token) for token in made.ranks))
+    assert parts.size_of('gpt2') == (50257, 128)   # the longest: 64 characters of two bytes each
     if name in ('byte', 'gpt2-16'):
         with torch.device('meta'):
             model = GPT(Config(made.n_vocab, max(map(len, made.ranks)), embedding='byte_pool'), [b''] * made.n_vocab)
