@@ -91,7 +91,8 @@ class Meter:
         self.line_it, self.line_time = it, time.monotonic()   # an evaluation's time isn't training's
 
     def state_dict(self):
-        return dict(row_it=self.row_it, loss=self.machine.mean(self.loss), last=self.last, step_tokens=self.step_tokens,
+        last = {name: float(x) for name, x in self.last.items()}
+        return dict(row_it=self.row_it, loss=self.machine.mean(self.loss), last=last, step_tokens=self.step_tokens,
                     seconds=self.earlier + time.monotonic() - self.begun)
 
     def load_state_dict(self, state):
