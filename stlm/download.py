@@ -33,20 +33,21 @@ def download(url, path, size=None, sha256=None):
         print(f'{path}: not the whole file of {url}; fetching it anew')
         found = None
     if not found:
-        fetch(url, path, given)
-        found = fingerprint(path)
+        found = fetch(url, path, given)
     date = datetime.date.fromtimestamp(path.stat().st_mtime).isoformat()
     return dict(url=url, date=date) | found
 
 
 def fetch(url, path, given):
-    """Write what lies at url to path. A try goes on where the one before broke off."""
+    """Write what lies at url to path; its size and sha256. A try goes on where the one before broke off."""
+    found = {}
+
     def write(file):
         failed, known = 0, {}   # tries in a row that got no further; what the server has said of the file
         while True:
             before = file.tell()
             try:
-                return receive(url, given, file, known)
+                return found.update(receive(url, given, file, known))
             except Again as error:
                 reason, wanted = error.args
                 failed = 1 if file.tell() > before else failed + 1
@@ -59,10 +60,11 @@ def fetch(url, path, given):
     with lock(path.parent):
         sweep(path.parent, path.name)
         write_whole(path, write)
+    return found
 
 
 def receive(url, given, file, known):
-    """Add to an open file what it lacks, until it is what was given, or as long as the server states."""
+    """Add to an open file what it lacks, until it is what was given, or as long as the server states; its size and sha256."""
     import requests
     import urllib3
     headers = {'User-Agent': AGENT, 'Accept-Encoding': 'identity'}
@@ -81,10 +83,11 @@ def receive(url, given, file, known):
             tag, length, have = has.get('ETag', 'W/'), number(has.get('Content-Length')), file.tell()
             known['edition'] = has.get('Last-Modified') if tag.startswith('W/') else tag   # W/: much the same, no more
             wanted = dict(size=length and have + length) | given
-            progress = Progress(url.rpartition('/')[2], have / (wanted['size'] or sys.maxsize), wanted['size'] or sys.maxsize)
+            total = wanted['size'] or sys.maxsize
+            progress = Progress(url.rpartition('/')[2], have / total, total)
             for piece in response.raw.stream(2**14, decode_content=False):   # a .gz stays a .gz
                 file.write(piece)
-                progress(file.tell() / (wanted['size'] or sys.maxsize))
+                progress(file.tell() / total)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         have = file.tell()
         if not known.get('edition'):   # nothing would tell what the rest belongs to
@@ -96,6 +99,7 @@ def receive(url, given, file, known):
         begin_anew(file, known)
         raise Again(f'{found} came, but stated is {wanted}', 0)
     progress.end(f"{found['size']:,} bytes")
+    return found
 
 
 def begin_anew(file, known):

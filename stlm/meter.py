@@ -64,8 +64,7 @@ class Meter:
             left = (now - self.begun) / (it - self.first) * (self.max_iters - it)
             skipped = f' | {self.scaler.skipped} steps skipped' if self.scaler.skipped else ''   # their gradients overflowed
             self.machine.say(f'step {it:6} | loss {loss:.4f} | {speed:,.0f} tokens/s{self.of_the_gpu(speed)} | {duration(left)} left{skipped}')
-        last = {name: float(x) for name, x in self.last.items()}
-        return dict(train_loss=loss) | {name: x for name, x in last.items() if math.isfinite(x)}
+        return dict(train_loss=loss) | {name: x for name, x in numbers(self.last).items() if math.isfinite(x)}
 
     def of_the_gpu(self, speed):
         """How much of a GPU these tokens per second, of all GPUs, use: the share of its operations (MFU), and its memory."""
@@ -91,8 +90,7 @@ class Meter:
         self.line_it, self.line_time = it, time.monotonic()   # an evaluation's time isn't training's
 
     def state_dict(self):
-        last = {name: float(x) for name, x in self.last.items()}
-        return dict(row_it=self.row_it, loss=self.machine.mean(self.loss), last=last, step_tokens=self.step_tokens,
+        return dict(row_it=self.row_it, loss=self.machine.mean(self.loss), last=numbers(self.last), step_tokens=self.step_tokens,
                     seconds=self.earlier + time.monotonic() - self.begun)
 
     def load_state_dict(self, state):
@@ -100,8 +98,13 @@ class Meter:
             raise Failure(f"a step would have {self.step_tokens:,} tokens, but the run's steps have {state['step_tokens']:,}; "
                           'keep batch_size times grad_accum')
         self.row_it, self.earlier = int(state['row_it']), float(state['seconds'])
-        self.last = {name: float(value) for name, value in state['last'].items()}
+        self.last = numbers(state['last'])
         self.loss = state['loss'].to(self.loss)
+
+
+def numbers(last):
+    """Of tensors, as a step leaves them, and numbers, as a checkpoint has them."""
+    return {name: float(x) for name, x in last.items()}
 
 
 def cut_log(path, it):
