@@ -44,6 +44,9 @@ BASE = POOL | dict(max_iters=200)
 # of the ideas, which are many: the quick start's model
 SHORT = dict(tokenizer='bpe4096', max_iters=100, eval_interval=50, eval_tokens=32768, log_interval=25)
 LONG = SHORT | dict(max_iters=600, eval_interval=100)
+TABLES = {'byte_pool': POOL, 'gpt2 softmax': GPT2}
+# 10 MB of English, as gpt2-16 cuts it
+WIDER = dict(n_embd=256, d_ff=768, n_head=4, n_kv_head=4, max_iters=1112, eval_interval=139, log_interval=139)
 AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
 DROPOUTS = {'constant': 0.1, 'early linear': [[0, 0.1], [67, 0]], 'late': [[133, 0], [134, 0.1]]}
 STUDIES = dict(
@@ -55,6 +58,7 @@ STUDIES = dict(
         'bpe8192 softmax': BPE,
         'bytes': TABLE | dict(tokenizer='byte', block_size=1124),
         'gpt2 softmax, no counts': GPT2 | dict(output_bias=False)},
+    pair={f'{name}, 4 x 256': shape | WIDER for name, shape in TABLES.items()},
     sharing={   # the same shape costs the same FLOPs; thin, narrow and wide are for as many parameters
         'base': BASE,
         'base, thin ffn': BASE | dict(d_ff=144),                                        # as many as ffn
