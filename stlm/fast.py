@@ -18,59 +18,46 @@ def scale_of(weight):
     return weight.abs().amax(1, keepdim=True).clamp(min=1e-20) / 127   # a row of zeros stays one
 
 
-class Product:
-    """x W' for few rows of x. W are the matrices of some Linears, one below the other: the first that is asked multiplies
-    for all. The Linears lose their matrices, unless W is one of them."""
-
-    def __init__(self, numbers, linears):
-        matrices = [linear.weight.detach() for linear in linears]
-        weight = torch.cat(matrices) if len(matrices) > 1 else matrices[0]          # (out, in)
-        self.sizes, self.bias, self.results = [len(matrix) for matrix in matrices], linears[0].bias, {}
-        self.weight = None if numbers == 'int8' else weight.to(getattr(torch, numbers))
-        if numbers == 'int8':
-            zeros = torch.zeros(len(weight), dtype=torch.long)
-            rounded = torch.quantize_per_channel(weight, scale_of(weight)[:, 0], zeros, 0, torch.qint8)
-            self.packed = torch.ops.quantized.linear_prepack(rounded, None)
-        for i, linear in enumerate(linears):
-            linear.forward = functools.partial(self.part, i) if len(linears) > 1 else self.multiply
-            linear.weight = linear.weight if self.weight is weight and len(linears) == 1 else None
-
-    def part(self, i, x):
-        if self.results.get('x') is not x or i not in self.results:
-            self.results = dict(enumerate(self.multiply(x).split(self.sizes, dim=-1)), x=x)
-        return self.results.pop(i)
-
-    def multiply(self, x):
-        is_row, W = x.numel() == x.size(-1), self.weight
-        if W is None:   # x in 7 bits, since with 8 older processors overflow
-            y = torch.ops.quantized.linear_dynamic(x, self.packed, True)            # (..., out)
-        elif W.numel() < 2**17 if W.dtype == torch.float32 else is_row:
-            y = F.linear(x.to(W.dtype), W).float()
-        else:   # W x' is faster than x W'; and since one row is multiplied in one thread, it is given twice
-            rows = x.flatten(0, -2)                                                 # (rows, in)
-            columns = torch.cat((rows, rows)).T if is_row else rows.T               # (in, rows)
-            y = (W.float() @ columns).T[:len(rows)].reshape(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
+def multiply(x, W):
+    """x W' for few rows of x, (..., in) -> (..., out)."""
+    is_row = x.numel() == x.size(-1)
+    if W.numel() < 2**17 if W.dtype == torch.float32 else is_row:
+        return F.linear(x.to(W.dtype), W).float()
+    # W x' is faster than x W'; and since one row is multiplied in one thread, it is given twice
+    rows = x.flatten(0, -2)                                                         # (rows, in)
+    columns = torch.cat((rows, rows)).T if is_row else rows.T                       # (in, rows)
+    return (W.float() @ columns).T[:len(rows)].reshape(*x.shape[:-1], -1)
 
 
-def lay_out(module, numbers):
-    """Let a module's Linears be products: those that multiply the same x one product, each of the others its own."""
-    groups = [[getattr(child, 'linear', child) for name, child in owner.named_children() if name in names]   # or a LoRA's
-              for names in (('query', 'key', 'value'), ('gate', 'up')) for owner in module.modules()]
-    for linears in groups + [[part] for part in module.modules()]:
-        plain = all(type(linear) is torch.nn.Linear and 'forward' not in vars(linear) for linear in linears)
-        if plain and len({(linear.in_features, linear.bias) for linear in linears}) == 1:
-            Product(numbers, linears)
+def lay_out(linear, numbers):
+    """Let a Linear multiply by its matrix W in these numbers; it loses its own, and W is returned."""
+    own, bias = linear.weight.detach(), linear.bias                                 # (out, in)
+    if numbers == 'int8':   # x in 7 bits, since with 8 older processors overflow
+        zeros = torch.zeros(len(own), dtype=torch.long)
+        W = torch.ops.quantized.linear_prepack(torch.quantize_per_channel(own, scale_of(own)[:, 0], zeros, 0, torch.qint8), None)
+        product = functools.partial(torch.ops.quantized.linear_dynamic, W_prepack=W, reduce_range=True)
+    else:
+        W = own.to(getattr(torch, numbers))
+        product = functools.partial(multiply, W=W)
+    linear.forward = product if bias is None else lambda x: product(x) + bias
+    linear.weight = linear.weight if W is own else None
+    return W
+
+
+def lay_out_all(module, numbers):
+    for part in [part for part in module.modules() if type(part) is torch.nn.Linear]:
+        if 'forward' not in vars(part):   # not laid out yet
+            lay_out(part, numbers)
 
 
 def lay_out_table(tokens, numbers):
     """Of a tied table one copy stays, but in int8, whose products can't be asked for a row: that is 1.4 times as much."""
     table, tied = tokens.embedding.weight.detach(), tokens.head.weight is tokens.embedding.weight
     # bfloat16 would move a logit of 12 by up to 0.03; a table has nothing that is too large for float16
-    product = Product('float16' if numbers == 'bfloat16' else numbers, [tokens.head])
+    head = lay_out(tokens.head, 'float16' if numbers == 'bfloat16' else numbers)
     if numbers != 'float32':
         scale = scale_of(table) if numbers == 'int8' else torch.ones(len(table), 1)
-        rows = (table / scale).round().to(torch.int8) if numbers == 'int8' else product.weight if tied else table.half()
+        rows = (table / scale).round().to(torch.int8) if numbers == 'int8' else head if tied else table.half()
         tokens.embed, tokens.embedding = lambda idx: rows[idx] * scale[idx], None   # (B, T) -> (B, T, C)
 
 
@@ -108,10 +95,10 @@ def prepare_to_generate(model, dtype, device, rows=1):
     if type(model.tokens) is TokenTable:
         lay_out_table(model.tokens, numbers)
     else:
-        lay_out(model.tokens, 'float32')   # a byte decoder's matrices are small
+        lay_out_all(model.tokens, 'float32')   # a byte decoder's matrices are small
     if isinstance(model.tokens, BytePool):
         model.tokens.embed = remembered(model.tokens.embed)
-    lay_out(model.blocks, numbers)
+    lay_out_all(model.blocks, numbers)
     with torch.autocast('cpu', enabled=False), torch.backends.mkldnn.flags(enabled=False):
         for norm in [part for part in model.modules() if type(part) is Norm]:
             x = torch.linspace(-1, 2, norm.weight.numel())
