@@ -31,7 +31,7 @@ d_ff = 2048                # ours
 dropout = 0.1              # both
 prompt = 1                 # tokens of the prompt of generation
 new = 64                   # tokens of generation
-peak = 0.0                 # TFLOP/s of the hardware in this dtype: training says its share of them (MFU); 0: of PEAKS
+peak = 0.0                 # TFLOP/s of the hardware in this dtype: training says its share of them (MFU); 0: of PEAKS in stlm/machine.py
 worker = ''                # (how the script calls itself, for each model: kind-way)
 
 import contextlib
@@ -52,8 +52,6 @@ configure(globals(), one_of=dict(job='train generate'))
 
 V, T, L, H, C = 50304, 512, 10, 16, 512
 LLAMA2C = dict(run='llama2c', runq='llama2c_q8')   # its programs, and what tools.convert calls their files
-# TFLOP/s in bfloat16 without sparsity, by NVIDIA's data sheets; a name may be part of a later one
-PEAKS = {'H100 PCIe': 756, 'H100 NVL': 835, 'H100': 989, 'H200 NVL': 835, 'H200': 989, 'A100': 312, 'L4': 121}
 RATIOS = [('table', 'nanogpt'), ('byte_pool', 'nanogpt'), ('byte_pool', 'table'), ('nanogpt', 'nanogpt-eager'),
           ('table', 'table-eager'), ('byte_pool', 'byte_pool-eager'), ('table-float16', 'table'),
           ('table-float32', 'run'), ('table-bfloat16', 'run'), ('table-int8', 'runq'), ('table-bfloat16', 'table-float32'),
@@ -234,11 +232,11 @@ def rate_of_llama2c(program, folder):
 def peak_of(where, machine):
     """(TFLOP/s that the hardware reaches or 0, its name)"""
     import torch
+    from stlm.machine import peak_flops
     if where.type != 'cuda':
         return peak, 'cpu'
-    name = torch.cuda.get_device_name(where)
-    known = [tflops for part, tflops in PEAKS.items() if re.search(rf'\b{part}\b', name)]
-    return peak or (known[0] if known and 'bfloat16' in machine else 0), name
+    known = peak_flops(where) if 'bfloat16' in machine else None
+    return peak or (known or 0) / 1e12, torch.cuda.get_device_name(where)
 
 
 def share_of_peak(name, rate, tflops):
@@ -278,7 +276,7 @@ def main():
             tflops and job == 'train' and not name.startswith('byte_pool')) else ''
         print(f'{job:8} {name:18} {rate:9.1f} tokens/s ({min(found[1:]):.1f} to {max(found[1:]):.1f}){share}')
     if where.type == 'cuda' and job == 'train' and not tflops:
-        print('MFU needs --peak: the TFLOP/s of this GPU are not among PEAKS, or not in this dtype')
+        print('MFU needs --peak: the TFLOP/s of this GPU are not among PEAKS of stlm/machine.py, or not in this dtype')
     for name, other in RATIOS:
         if name in rates and other in rates:
             ratios = [a / b for a, b in zip(rates[name][1:], rates[other][1:])]
