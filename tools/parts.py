@@ -8,11 +8,16 @@ import re
 import sys
 from collections import Counter
 
+from configurator import Failure, configure
+from stlm.console import check_torch, speak_plainly
+if __name__ == '__main__':   # before the slow imports
+    speak_plainly()
+    check_torch()
+
 import torch
 
 import prepare_wiki
 import train
-from configurator import Failure, configure
 from stlm import run
 from stlm import tokenizer as tokenizers
 
