@@ -9,7 +9,7 @@ The choice that the model finds likeliest is its answer. Prompts, token boundari
 metrics are those of EleutherAI's lm-evaluation-harness 0.4.13; tests/compare_harness.py compares item
 by item. Ties are the one difference: the harness takes the first of equal scores, which in BLiMP is
 always the right one. Here an answer is right only if it scores higher than every other.
-out_dir/mc_<task>.json keeps the metrics, and every choice's log-probability.
+out_dir/mc_<task>.json (of your own file mc_<name>_own.json) keeps the metrics, and every choice's log-probability.
 Reading this file for the first time: answer_questions() and metrics() are the heart; the tables can wait.
 """
 out_dir = 'out/quick'     # a run's folder: its best.pt, else its ckpt.pt; or a checkpoint's file
@@ -42,9 +42,9 @@ from stlm.scoring import log_probs
 # Answers
 
 def encode_choice(tokenizer, context, continuation):
-    """Both as token ids. They are encoded together, since a token may cross from one to the other:
-    of the whole text's tokens, the choice's are those after the first len(tokens of the context
-    without its last spaces). An empty context is <|endoftext|>."""
+    """Both as token ids, encoded together, since a token may cross from one to the other. If the
+    context without its last spaces has n tokens, the choice's are all but the first n of the whole
+    text's. An empty context is <|endoftext|>."""
     start = tokenizer.encode_ordinary(context.rstrip())
     whole = tokenizer.encode_ordinary(context + continuation)
     return start or [tokenizer.eot_token], whole[len(start):]
@@ -83,7 +83,8 @@ SIZES = dict(acc=lambda text: 1, acc_norm=len, acc_bytes=lambda text: len(text.e
 
 
 def metrics(items, scores):
-    """chance, the share that a guesser has right on average, with its standard error, chance_se.
+    """n, how many items; chance, the share that a guesser has right on average, and chance_se, its
+    standard error; log_prob, the mean of the right choices.
     acc, how often the right choice is the likeliest; acc_norm, per character; acc_bytes, per byte.
     Each with its standard error (_se, None for one item), its distance from chance in chance_se
     (_z), and how often the right choice ties with the best other one (_ties)."""
@@ -157,8 +158,8 @@ def print_answers(items, scores, questions, block_size):
 
 
 if __name__ == '__main__':
-    asked = tasks.replace(' ', '').split(',') if tasks else [*TASKS]
-    loaded = {name: load_questions(name, data_dir, limit) for name in ([file] if file else asked)}
+    asked = [file] if file else tasks.replace(' ', '').split(',') if tasks else [*TASKS]
+    loaded = {name: load_questions(name, data_dir, limit) for name in asked}
     device, autocast, machine = pick_device(device, dtype)
     model, tokenizer, checkpoint = load_run(out_dir, device)
     print(machine)
@@ -168,7 +169,8 @@ if __name__ == '__main__':
     title = f'{out_dir}, limit={limit}'
     results = {}
     for name, items in loaded.items():
-        task = f'{pathlib.Path(file).stem}_own' if file else name   # _own: the result of arc_easy stays
+        own = name not in TASKS
+        task = f'{pathlib.Path(name).stem}_own' if own else name   # my arc_easy.jsonl is another task
         progress = Progress(task)
         with autocast:
             result, scores = answer_questions(model, tokenizer, items, batch_tokens, progress)
@@ -178,7 +180,7 @@ if __name__ == '__main__':
         record = dict(task=name, **about_run, **result, groups=groups, items=answers)
         write_whole(folder / f'mc_{task}.json', json.dumps(record).encode())
         results[task] = result
-        if file:
+        if own:
             print_answers(items, scores, encode_items(tokenizer, items, block_size), block_size)
             n, chance, chance_se = len(items), result['chance'], result['chance_se']
             print(f'{n * result["acc"]:.0f} of {n} right; guessing gets {n * chance:.1f} on average, '

@@ -39,7 +39,7 @@ class Config:
     d_ff: int = 384                # width of the feed-forward
     ffn: str = 'swiglu'            # kind of feed-forward: swiglu or gelu
     tie_embeddings: bool = True    # one table for input and output
-    output_bias: bool = False      # a number added to each token's logit, first its log count
+    output_bias: bool = False      # a number added to each token's logit, at first log(count + 1)
     rope_base: float = 10000.0     # RoPE turns pair i by rope_base^(-2i/K) radians a token
     norm_eps: float = 1e-5         # added to the mean square before its root
     embedding: str = 'table'       # table; or byte_pool: no tables, tokens are spelled in and out
@@ -82,12 +82,12 @@ class Norm(nn.RMSNorm):
 
 class Dropout(nn.Module):
     """Inverted dropout whose p is a tensor: a schedule may move it without recompiling the model,
-    if set() had its largest p before compiling."""
+    if set() had its largest p before compiling (`active` is a constant there)."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer('p', torch.zeros(()), persistent=False)
-        self.active = False   # once True, it stays so; a model that never drops draws no numbers
+        self.active = False   # once True, it stays so; a model that never drops draws no random numbers
 
     def set(self, p):
         self.p.fill_(p)
@@ -134,8 +134,8 @@ def attend(q, k, v, causal=True, mask=None):
     if causal and T == P and mask is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     if causal and T > 1:   # PyTorch's own causal mask is for T = P
-        past = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
-        mask = past if mask is None else mask & past
+        not_later = torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
+        mask = not_later if mask is None else mask & not_later
     return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
 
 
@@ -182,8 +182,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention mixes what earlier tokens know into a token, the feed-forward changes each token on
-    its own; both add to the token's state x."""
+    """Attention mixes what other tokens know into a token (causal: earlier ones), the feed-forward
+    changes each token on its own; both add to the token's state x."""
 
     def __init__(self, config, dropout, causal=True):
         super().__init__()
@@ -200,8 +200,8 @@ class Block(nn.Module):
 
 @torch.compiler.assume_constant_result
 def most_logits(device):
-    """How many logits are made at a time, and how many are kept for the gradient: on a CPU so many
-    that they stay in its cache, on a GPU a quarter of its memory, at up to 16 bytes each."""
+    """(logits made at a time, logits kept for the gradient). On a GPU both are a quarter of its
+    memory, at up to 16 bytes each; elsewhere 64 MB, near a CPU's cache, and 512 MB."""
     if device.type == 'cuda':
         return 2 * [torch.cuda.get_device_properties(device).total_memory // 64]
     return 2**24, 2**27
@@ -316,24 +316,23 @@ class GPT(nn.Module):
     @torch.inference_mode()
     def generate(self, idx, max_new_tokens, **sampling):
         """Continue (B, T) token ids, T >= 1: yields (B) ids, max_new_tokens times; `sampling` as in
-        choose(), chapter 4. When the window outgrows block_size, its older half is forgotten and
-        the newer half read again from position 0: once in block_size / 2 tokens."""
-        window, caches = idx, None
+        choose(), chapter 4. When the context outgrows block_size, only its last block_size / 2
+        tokens are kept and read again from position 0: once in block_size / 2 tokens."""
+        context, caches = idx, None
         for _ in range(max_new_tokens):
-            if window.size(1) > self.config.block_size:
-                window, caches = window[:, -(self.config.block_size // 2):], None
+            if context.size(1) > self.config.block_size:
+                context, caches = context[:, -(self.config.block_size // 2):], None
             if caches is None:
-                idx, caches = window, [LayerCache(self.config.block_size) for _ in self.blocks]
+                idx, caches = context, [LayerCache(self.config.block_size) for _ in self.blocks]
             h = self.hidden(idx, caches)[:, -1]                         # (B, C)
             token = self.tokens.sample(h, **sampling)
             yield token
             idx = token[:, None]                                        # (B) -> (B, 1)
-            window = torch.cat((window, idx), dim=1)
+            context = torch.cat((context, idx), dim=1)
 
     def adamw_matrices(self):
         """The matrices that AdamW trains even where Muon trains the others: tables, the head, and
-        LoRA's (for these AdamW was better, 2.157 bits per byte beside 2.186: tools/study.py, 'block +
-        LoRA', seed 1337)."""
+        LoRA's, for which AdamW was better."""
         found = [self.tokens.head.weight]
         for module in self.modules():
             if isinstance(module, nn.Embedding):
@@ -350,7 +349,7 @@ class GPT(nn.Module):
         parts = Counter()
         for path, p in self.named_parameters():   # which yields a shared tensor once
             words = path.split('.')
-            names = [name for word, name in part_of.items() if word in words]
+            names = [name for word, name in part_of.items() if word in words]   # the first counts
             parts[names[0] if names else words[0]] += p.numel()   # an idea's own: by its first word
         return dict(parts)
 
@@ -360,11 +359,11 @@ class GPT(nn.Module):
 #
 # A token is its bytes, then END. The encoder reads them and pools them into a vector of C: no
 # embedding table. The decoder is given the state h and spells the next token: no softmax over the
-# vocabulary. It walks down the tree of the vocabulary. Of the five tokens '', a, an, and, the
-#     fork 0, at the beginning '':  END, a or t        ''  takes END at 0
-#     fork 1, at the beginning a:   END or n           a   takes a at 0, END at 1; the takes t at 0
-#     fork 2, at the beginning an:  END or d           an  takes a, n, END; and takes a, n, d
-# At a fork it chooses among the symbols that can follow. Elsewhere only one can (h and e of "the"):
+# vocabulary. It walks down the tree of the vocabulary. Of the five tokens '', c, ca, cat, dog
+#     fork 0, after the prefix '':  END, c or d        ''  takes END at 0
+#     fork 1, after the prefix c:   END or a           c   takes c at 0, END at 1; dog takes d at 0
+#     fork 2, after the prefix ca:  END or t           ca  takes c, a, END; cat takes c, a, t
+# At a fork it chooses among the symbols that can follow. Elsewhere only one can (o and g of dog):
 # nothing is computed and nothing charged. So -log p(token) is the exact sum over its forks, the
 # probabilities of all tokens sum to one, and what no token has is impossible.
 
@@ -387,57 +386,57 @@ def grow_tree(spelling, counts, S):
     `spelling` has each token's bytes by id, b'' for the end of a text, None for an id without a
     token; `counts` (V) how often each occurs in the training text.
 
-    All tokens walk from the empty beginning, a symbol at a time. One that has ended goes on with
-    END after END, which is never a fork. At the right stands what the five tokens above give at
-    place 1, where `beginning` is [2, 0, 0, 0, 1]: '' has come to END, a, an, and to a, the to t."""
+    All tokens walk from the empty prefix, a symbol at a time. One that has ended goes on with END
+    after END, which is never a fork. At the right is what the five tokens above give at place 1,
+    where `prefix` is [2, 0, 0, 0, 1]: '' has spelled END; c, ca, cat have spelled c; dog has d."""
     ids = torch.tensor([i for i, token in enumerate(spelling) if token is not None])    # (M)
     padded = [[*(token or b''), *[END] * (S - len(token or b''))] for token in spelling]
     symbols = torch.tensor(padded)                                                      # (V, S)
     n_forks = torch.zeros(len(spelling), dtype=torch.long)
     forks, taken, places = torch.zeros_like(symbols), torch.full_like(symbols, -1), []
-    beginning = torch.zeros(len(ids), dtype=torch.long)       # (M), the number of what is spelled so far
+    prefix = torch.zeros(len(ids), dtype=torch.long)          # (M), ids of what is spelled so far
     for place in range(S):
-        symbol = symbols[ids, place]                          # [END, END, n, n, h], (M)
-        step = 257 * beginning + symbol                       # (M), both as one number
-        steps, beginning_then = step.unique(return_inverse=True)   # beginning_then: [3, 1, 0, 0, 2], (M)
+        symbol = symbols[ids, place]                          # [END, END, a, a, o], (M)
+        step = 257 * prefix + symbol                          # (M), both as one number
+        steps, next_prefix = step.unique(return_inverse=True)      # next_prefix: [3, 1, 0, 0, 2], (M)
         start = steps // 257                                  # [0, 0, 1, 2], (steps)
-        is_fork = start.bincount() > 1                        # [True, False, False], (beginnings)
-        number = len(places) + is_fork.cumsum(0) - 1          # [1, 1, 1], (beginnings): a fork's, others' is unused
+        is_fork = start.bincount() > 1                        # [True, False, False], (prefixes)
+        fork_id = len(places) + is_fork.cumsum(0) - 1         # [1, 1, 1], (prefixes), of forks alone
         places += [place] * int(is_fork.sum())
-        chooses = is_fork[beginning]                          # [False, True, True, True, False], (M)
+        chooses = is_fork[prefix]                             # [False, True, True, True, False], (M)
         tokens = ids[chooses]                                 # [1, 2, 3]
-        forks[tokens, n_forks[tokens]] = number[beginning[chooses]]
+        forks[tokens, n_forks[tokens]] = fork_id[prefix[chooses]]
         taken[tokens, n_forks[tokens]] = symbol[chooses]
         n_forks[tokens] += 1
-        beginning = beginning_then
+        prefix = next_prefix
     child = torch.zeros(len(places), 257, dtype=torch.long)
     counted = torch.zeros(len(places), 257, dtype=torch.double)
     for i in range(S - 1):
         tokens = (n_forks > i).nonzero()[:, 0]
-        step = forks[tokens, i], taken[tokens, i]
+        at = forks[tokens, i], taken[tokens, i]
         is_last = n_forks[tokens] == i + 1
-        child[step] = torch.where(is_last, -1 - tokens, forks[tokens, i + 1])
-        counted.index_put_(step, counts[tokens].double() + 1, accumulate=True)   # so none is impossible
+        child[at] = torch.where(is_last, -1 - tokens, forks[tokens, i + 1])
+        counted.index_put_(at, counts[tokens].double() + 1, accumulate=True)   # so none is impossible
     length = (symbols != END).sum(1) + 1
     tree = Tree(symbols, length, n_forks, forks, taken, torch.tensor(places), child)
     return tree, counted.log().to(torch.get_default_dtype())
 
 
 def by_size(sizes, round_to, most, function):
-    """Call function(size, indices (n)) -> (n, ...) for each of the (M) sizes, which are above 0 and
-    rounded up to a multiple of round_to, or to `most`. Returns all results in a row (M, ...), and
-    each item's place in it (M)."""
+    """Group M items by their (M) sizes, above 0, rounded up to a multiple of round_to or to `most`,
+    and call function(size, indices (n)) -> (n, ...) for each group. Returns all results, (M, ...),
+    and which of these is each item's, (M)."""
     sizes = ((sizes + round_to - 1) // round_to * round_to).clamp(max=most)
-    order = sizes.argsort(stable=True)   # so that rounding doesn't depend on the number of threads
-    groups = enumerate(order.split(sizes.bincount().tolist()))
+    order = sizes.argsort(stable=True)   # stable: the same order, so the same sums, always
+    groups = enumerate(order.split(sizes.bincount().tolist()))   # a group's number is its size
     results = [function(size, which) for size, which in groups if len(which) > 0]
     return torch.cat(results), order.argsort()
 
 
 class BytePool(nn.Module):
     """Has the methods of TokenTable, without a table. Its weights keep PyTorch's own
-    initialisation: embedded bytes (std 1) and slices of h have a comparable size, so that the
-    decoder hears both from the start."""
+    initialisation: embedded bytes (std 1) and what `slices` makes of h have a comparable size, so
+    that the decoder hears both from the start."""
 
     def __init__(self, config, spelling, counts):
         super().__init__()
@@ -476,11 +475,11 @@ class BytePool(nn.Module):
         return x.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else x.to(device)
 
     def compile_groups(self, **how):
-        """Whatever the number of tokens in a group, it is the same graph."""
-        for name in 'encode', 'nll_of_forks':   # not of this object, so that a copy has its own weights
+        """Compile the two methods that groups run, one graph for all sizes of a group above 1."""
+        for name in 'encode', 'nll_of_forks':   # the class's: a copy has its own weights
             self.compiled[name] = torch.compile(getattr(type(self), name), dynamic=True, **how)
 
-    def group(self, name, *tensors):
+    def run_group(self, name, *tensors):
         """What the method of that name makes of the (n, ...) tensors of a group. torch.compile makes a
         graph of its own for n = 1: there a single token is given twice."""
         if name not in self.compiled:
@@ -498,11 +497,11 @@ class BytePool(nn.Module):
 
         def encode(L, which):
             symbols = self.move(self.tree.symbols[tokens[which], :L])   # (n, L)
-            return self.group('encode', symbols, self.move(lengths[which]))              # (n, C)
+            return self.run_group('encode', symbols, self.move(lengths[which]))              # (n, C)
 
-        vectors, place = by_size(lengths, self.round_to, self.S, encode)              # (M, C), (M)
+        vectors, row = by_size(lengths, self.round_to, self.S, encode)              # (M, C), (M)
         vectors = vectors.to(self.byte_in.weight.dtype)
-        return F.embedding(self.move(place[where]), vectors)            # (B, T, C)
+        return F.embedding(self.move(row[where]), vectors)              # (B, T, C)
 
     def encode(self, symbols, length):
         """(n, L) symbols of tokens of these lengths (n) -> (n, C)"""
@@ -518,9 +517,9 @@ class BytePool(nn.Module):
 
     def decode(self, h, forks, before, caches=None):
         """(n, C) states, (n, L) forks, (n, L) the symbols taken before them -> (n, L, 257), logits
-        of the symbols there. Each fork of a token has a slice of h of its own (as MegaByte's bytes
-        do, arXiv 2305.07185) and hears what was taken at the one before; the blocks are causal. The
-        logits start from the frequencies in the training text, the log counts."""
+        of the symbols there. Each fork of a token has a projection of h of its own (as MegaByte's
+        bytes do, arXiv 2305.07185) and hears what was taken at the one before; the blocks are
+        causal. The logits start from the frequencies in the training text, the log counts."""
         L, D = forks.size(1), self.head.in_features
         first = caches[0].length if caches else 0
         slices = F.linear(h, self.slices.weight[first * D:(first + L) * D])           # (n, L D)
@@ -542,14 +541,15 @@ class BytePool(nn.Module):
         def nll(L, which):
             forks = self.tree.forks[tokens[which], :L]                  # (n, L)
             taken = self.tree.taken[tokens[which], :L]                  # (n, L)
+            # END also stands before the first symbol
             before = F.pad(taken[:, :-1].clamp(min=0), (1, 0), value=END)             # (n, L)
             path = self.move(torch.stack((forks, before, taken)))       # (3, n, L)
-            nats = self.group('nll_of_forks', h[self.move(which)], *path)                # (n, L)
+            nats = self.run_group('nll_of_forks', h[self.move(which)], *path)                # (n, L)
             return F.pad(nats, (0, most - L))                           # (n, S - 1)
 
         n_forks = self.tree.n_forks[tokens].clamp(min=1)
-        nats, place = by_size(n_forks, self.round_to, most, nll)        # (M, S - 1), (M)
-        return nats[self.move(place)].unflatten(0, targets.shape)
+        nats, row = by_size(n_forks, self.round_to, most, nll)        # (M, S - 1), (M)
+        return nats[self.move(row)].unflatten(0, targets.shape)
 
     @torch.compiler.disable
     def nll(self, h, targets):
@@ -570,9 +570,8 @@ class BytePool(nn.Module):
         return logits[:, 0].log_softmax(-1)
 
     def sample(self, h, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-        """(B, C) states -> (B) ids of next tokens, drawn by choose() from all tokens; or, if all may
-        come, a symbol at each fork, each with the temperature. (stlm/search.py finds the likeliest
-        tokens sooner, without the others.)"""
+        """(B, C) states -> (B) ids of next tokens. Without top_k and top_p symbol by symbol, each with
+        the temperature; else by choose() among all tokens (which stlm/search.py does sooner)."""
         if temperature > 0 and not top_k and top_p >= 1:
             return self.spell(h, temperature=temperature, generator=generator)
         return choose(self.log_probs(h), temperature, top_k, top_p, generator).cpu()

@@ -3,6 +3,8 @@ Documents (stlm/documents.py) -> token files.
 
     python prepare_wiki.py                                  # Simple English Wikipedia, gpt2
     python prepare_wiki.py --tokenizer=byte                 # the same, with another tokenizer
+    python prepare_wiki.py --tokenizer=gpt2-16              # gpt2 without tokens over 16 bytes
+    python prepare_wiki.py --tokenizer=bpe8192              # trained on the text
     python prepare_wiki.py --input=book.txt --dataset=book  # .txt, .jsonl[.gz], .parquet, folder
     python train.py --dataset=book --out_dir=out/book       # then train on it
 
@@ -15,11 +17,9 @@ Nothing is learned from val and test: a tokenizer is trained on the training spl
 Reading this file for the first time: split_of() and write() are the heart; names, locks and damaged folders can wait.
 """
 dataset = 'simplewiki'   # its name; with no --input: simplewiki or pydocs
-tokenizer = ''           # gpt2; gpt2-16: without tokens over 16 bytes; byte; bpe<N>: trained on this text;
-                         # or a folder, for its own; if not given, gpt2 for simplewiki, else bpe4096
+tokenizer = ''           # gpt2[-16], byte, bpe<N> or a folder's; '' is gpt2 for simplewiki, else bpe4096
 input = ''               # file or folder with your own text
-source = 'sbert'         # edition of simplewiki: sbert (November 2020), or the paper's, wikimedia
-                         # (November 2023), which needs pyarrow
+source = 'sbert'         # edition of simplewiki: sbert (2020), or wikimedia (2023, the paper's; needs pyarrow)
 val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.01 of simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
 
@@ -43,7 +43,7 @@ import numpy as np
 from stlm.console import Progress, command
 from stlm.documents import SOURCES, clean, own_files
 from stlm.files import fingerprint, insist, lock, sweep, write_whole
-from stlm.tokenizer import END, count_words, named_ranks, spec_of, train_bpe
+from stlm.tokenizer import END_OF_TEXT, count_words, named_ranks, spec_of, train_bpe
 from stlm.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
 
 FORMAT = 3                 # version of the token files and meta.json
@@ -230,7 +230,7 @@ def write(folder, documents, tokenizer, name):
         progress.end(f'{len(counts):,} different ones in train')
         progress = Progress(f'training {name}')
         ranks = train_bpe(counts, int(name[3:]) - 1)
-        progress.end(f'{len(ranks):,} tokens and {END}')
+        progress.end(f'{len(ranks):,} tokens and {END_OF_TEXT}')
         tokenizer = make_tokenizer(name, ranks)
     progress = Progress('encoding')
     dtype = 'u1' if tokenizer.n_vocab <= 256 else '<u2' if tokenizer.n_vocab <= 65536 else '<u4'

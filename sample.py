@@ -100,11 +100,11 @@ def main():
     keep_freed_memory()
     model, tokenizer, checkpoint = load_run(out_dir, torch_device)
     about = f'{out_dir}, step {checkpoint["iter"]}'
-    if not checkpoint['iter'] and checkpoint['settings'].get('init_from') == 'scratch':   # those from other models have learned
+    if not checkpoint['iter'] and checkpoint['settings'].get('init_from') == 'scratch':   # one that began with another run's weights has learned
         print(f'{about}: a model that has learned nothing yet', file=sys.stderr)
     text = read_prompt(prompt)
 
-    with autocast:   # around all steps: it keeps the rounded matrices
+    with autocast:   # around all steps: it keeps the matrices that it has made bfloat16
         if near:
             print(show.chart(show.nearest(model, tokenizer, near, top or 10), '{:.2f}'))
         elif top:

@@ -234,13 +234,13 @@ def test_a_model_in_float64_computes_what_one_in_float32_does(change):
 
 # ---- byte pooling: the tree
 
-EXAMPLE = [b'', b'a', b'an', b'and', b'the']
+EXAMPLE = [b'', b'c', b'ca', b'cat', b'dog']
 
 
 def locals_in_grow_tree(place):
     """{name: value} of the local variables of grow_tree() on the example, at the end of its loop."""
     lines, first = inspect.getsourcelines(grow_tree)
-    last = first + [line.strip() for line in lines].index('beginning = beginning_then')
+    last = first + [line.strip() for line in lines].index('prefix = next_prefix')
     found = {}
 
     def look(frame, event, argument):
@@ -258,7 +258,7 @@ def locals_in_grow_tree(place):
 
 def test_the_comments_in_grow_tree_say_what_its_variables_are():
     variables = locals_in_grow_tree(place=1)
-    letters = dict(a=97, n=110, t=116, h=104, d=100, END=END)
+    letters = dict(c=99, a=97, t=116, d=100, o=111, g=103, END=END)
     checked = 0
     for line in inspect.getsource(grow_tree).splitlines():
         comment = re.search(r'^ +(?:.*, )?(\w+) = .* # .*?(\[.*\])', line)
@@ -271,21 +271,21 @@ def test_the_comments_in_grow_tree_say_what_its_variables_are():
 
 def test_the_tree_of_the_example_has_the_forks_that_are_drawn():
     tree, log_counts = grow_tree(EXAMPLE, torch.tensor([0, 1, 2, 3, 4]), 4)
-    a, n, d, t = b'andt'
+    c, a, t, d = b'catd'
     assert tree.n_forks.tolist() == [1, 2, 3, 3, 1]
     assert tree.forks.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 2, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
     assert tree.taken.tolist() == [
-        [END, -1, -1, -1], [a, END, -1, -1], [a, n, END, -1], [a, n, d, -1], [t, -1, -1, -1]]
+        [END, -1, -1, -1], [c, END, -1, -1], [c, a, END, -1], [c, a, t, -1], [d, -1, -1, -1]]
     assert tree.place.tolist() == [0, 1, 2]
     counts = torch.zeros(3, 257)   # of all tokens that go on so, each one more than it occurs
-    counts[0, [END, a, t]] = torch.tensor([1.0, 9.0, 5.0])
-    counts[1, [END, n]] = torch.tensor([2.0, 7.0])
-    counts[2, [END, d]] = torch.tensor([3.0, 4.0])
+    counts[0, [END, c, d]] = torch.tensor([1.0, 9.0, 5.0])
+    counts[1, [END, a]] = torch.tensor([2.0, 7.0])
+    counts[2, [END, t]] = torch.tensor([3.0, 4.0])
     close(log_counts, counts.log())
     child = torch.zeros(3, 257, dtype=torch.long)   # a token is -1 - id
-    child[0, [END, a, t]] = torch.tensor([-1, 1, -5])
-    child[1, [END, n]] = torch.tensor([-2, 2])
-    child[2, [END, d]] = torch.tensor([-3, -4])
+    child[0, [END, c, d]] = torch.tensor([-1, 1, -5])
+    child[1, [END, a]] = torch.tensor([-2, 2])
+    child[2, [END, t]] = torch.tensor([-3, -4])
     assert torch.equal(tree.child, child)
 
 
@@ -309,7 +309,7 @@ def naive_spelling(model, h, token):
     """[{symbol: -log p}] at each of a token's choices, given the state h (C), and what it takes there:
     without a tree, a batch or a cache."""
     pool, spelled, choices = model.tokens, (*token, END), naive_choices(token)
-    taken = [spelled[len(beginning)] for beginning, _ in choices]
+    taken = [spelled[len(prefix)] for prefix, _ in choices]
     slices = pool.slices(h).view(4, 16)
     rows = []
     for slice_of_h, before in zip(slices, [END, *taken[:-1]]):

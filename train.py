@@ -21,10 +21,9 @@ train_tokens = 0               # train on only the first so many tokens of each 
 # model: the fields of Config in model.py are settings too, as --n_layer=6; --help lists them
 idea = ''                      # a file in ideas/; --help then lists its settings too
 # training
-init_from = 'scratch'          # scratch; resume: go on from out_dir/ckpt.pt; or a run's folder:
-                               # start from its weights (with lora_rank, train only LoRA's)
+init_from = 'scratch'          # resume: from out_dir/ckpt.pt; a folder: from that run's weights
 max_iters = 600                # steps of the optimizer
-batch_size = 8                 # blocks in a forward pass
+batch_size = 8                 # pieces of block_size tokens in a forward pass
 grad_accum = 1                 # forward passes in a step, over all processes
 optimizer = 'muon'             # muon (hidden matrices; AdamW for the rest) or adamw
 learning_rate = 6e-3           # AdamW's peak learning rate
@@ -42,7 +41,7 @@ seed = 1337                    # random numbers: the weights, the data order and
 # watching
 prompt = ''                    # beginning of the text that each evaluation shows
 eval_interval = 200            # steps from one held-out evaluation and checkpoint to the next
-eval_tokens = 2**20            # tokens of each data set that an evaluation reads; the last reads all
+eval_tokens = 2**20            # tokens of each data set that an evaluation reads; result.json's, all
 eval_only = False              # evaluate out_dir/best.pt, and stop
 split = 'val'                  # what eval_only reads: val, or test for a final figure
 stride = 0                     # eval_only: tokens that the window moves on by; 0: half a window
@@ -52,7 +51,7 @@ device = 'auto'                # cuda, mps or cpu; auto takes the first of them 
 dtype = 'auto'                 # bfloat16, float16 or float32; auto is what the hardware computes in
 compile: str | bool = 'auto'   # torch.compile: yes, no, or auto, which is yes on CUDA in a long run
 
-# what a text may be, and whole numbers that may be 0 though their default isn't
+# the values that some settings may have, and whole numbers that may be 0 though their default isn't
 KINDS = dict(optimizer='adamw muon', schedule='cosine wsd', split='val test',
              dtype='auto bfloat16 float16 float32', compile='auto yes no True False')
 MAY_BE_0 = 'warmup_iters seed'
@@ -97,7 +96,7 @@ def learning_rate_factor(it, max_iters, warmup_iters, schedule='cosine', decay_s
     if it < warmup_iters:
         return (it + 1) / (warmup_iters + 1)
     if schedule == 'wsd':
-        height = min(1, (max_iters - it) / (decay_share * max_iters + 1))   # + 1: the last step counts
+        height = min(1, (max_iters - it) / (decay_share * max_iters + 1))   # + 1: at once
     else:
         done = (it - warmup_iters) / max(1, max_iters - warmup_iters)
         height = (1 + math.cos(math.pi * done)) / 2
@@ -182,7 +181,7 @@ if __name__ == '__main__':
     meter = Meter(machine, scaler, out / 'log.csv', max_iters, step_tokens, text.n_tokens,
                   text.bytes_per_token(shares_of_steps), flops['training'])
     parts = dict(text=text, meter=meter, machine=machine, scaler=scaler)
-    parts |= {type(each).__name__: each for each, _ in optimizers}
+    parts |= {f'{type(each).__name__} {i}': each for i, (each, _) in enumerate(optimizers)}
     parts |= dict(weights=model, average=average) if average else {}
     it, best = 0, math.inf
     resume = init_from == 'resume'
@@ -194,7 +193,7 @@ if __name__ == '__main__':
                           'give a larger --max_iters')
     earlier = checkpoint = None   # so that its memory is free
     if machine.first:
-        lock = run.take_folder(out.resolve(), fresh=not resume)
+        lock = run.take_folder(out.resolve(), fresh=not resume)   # until the process ends
         (out / 'result.json').unlink(missing_ok=True)   # left by a run with a smaller max_iters
         save_tokenizer(text.encoding, out)   # so that sample.py needs nothing but out_dir
 
@@ -219,14 +218,13 @@ if __name__ == '__main__':
         for name in names if machine.first else ():
             run.save_checkpoint(out / name, state)
 
-    trained = machine.ready(model, compile, max_iters - it)   # compiled, on all GPUs
-    # from here on Ctrl-C saves before it stops
+    wrapped = machine.ready(model, compile, max_iters - it)   # compiled, on all GPUs; Ctrl-C saves
     model.train()
     n_micro = machine.part_of(grad_accum)   # forward passes of this process in a step
     meter.start(it)
     while True:
         # look: log, evaluate, save
-        row = meter.row(it) if is_due(log_interval) and it > meter.row_it else {}
+        row = meter.row(it) if is_due(log_interval) and it > meter.last_row else {}
         if is_due(eval_interval) and not machine.stopped:
             row |= judge()
         if 'val_bpb' in row and row['val_bpb'] < best:
@@ -243,7 +241,7 @@ if __name__ == '__main__':
         if it >= max_iters:
             break
 
-        # one step: gradients of all blocks, then each optimizer
+        # one step: gradients of the whole batch, then each optimizer
         factor = learning_rate_factor(it, max_iters, warmup_iters, schedule, decay_share, final_lr)
         for each, peak in optimizers:
             for group in each.param_groups:
@@ -254,9 +252,9 @@ if __name__ == '__main__':
         mine = drawn[machine.rank::machine.world]   # and this process's
         for micro in range(n_micro):
             x, y = load_blocks(mine[micro::n_micro], block_size)
-            trained.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up gradients once
+            wrapped.require_backward_grad_sync = micro == n_micro - 1   # DDP: add up gradients once
             with machine.autocast:
-                loss = trained(x, y).mean() / n_micro
+                loss = wrapped(x, y).mean() / n_micro
             scaler.scale(loss).backward()
             meter.add(loss.detach(), it + (micro + 1) / n_micro)
         for each, _ in optimizers:

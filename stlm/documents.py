@@ -23,7 +23,7 @@ from functools import partial
 from configurator import Failure
 from stlm.download import download
 from stlm.files import fingerprint
-from stlm.tokenizer import END
+from stlm.tokenizer import END_OF_TEXT
 
 SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.parquet')   # files that are read, in upper or lower case
 LONGEST_LINE = 2**26   # characters of a record; a line of gigabytes would take all memory
@@ -134,7 +134,7 @@ def cut_text(raw):
     file = io.TextIOWrapper(raw, encoding='utf-8-sig', newline='\n')   # which closes raw when it is no longer there
     lines, size = [], 0
     for line in read_lines(file):
-        *ended, rest = line.split(END)
+        *ended, rest = line.split(END_OF_TEXT)
         for text in ended:
             yield ''.join(lines) + text
             lines, size = [], 0
@@ -151,7 +151,7 @@ def read_lines(file):
     rest = ''
     while more := file.readline(2**16):
         line, rest = rest + more, ''
-        start = line.rfind('<', 1 - len(END))   # where one may begin
+        start = line.rfind('<', 1 - len(END_OF_TEXT))   # where one may begin
         if start >= 0 and not line.endswith('\n'):
             line, rest = line[:start], line[start:]
         yield line

@@ -21,7 +21,7 @@ class Meter:
         self.machine, self.scaler, self.path, self.max_iters = machine, scaler, path, max_iters
         self.step_tokens, self.epoch_tokens, self.bytes_per_token = step_tokens, epoch_tokens, bytes_per_token
         self.flops = flops   # those of a token; bytes_per_token is that of each step
-        self.row_it, self.earlier = 0, 0.0   # the step of the last row; seconds before this start
+        self.last_row, self.earlier = 0, 0.0   # the step of the last row; seconds before this start
         self.last = {}                       # lr, dropout and grad_norm of the last step
         self.loss = torch.zeros((), device=machine.device)
         self.unwritten = []                  # rows that another program kept from being written
@@ -56,7 +56,7 @@ class Meter:
 
     def row(self, it):
         """Say how it goes; the columns about training."""
-        loss, now = self.machine.mean(self.loss / (it - self.row_it)).item(), time.monotonic()
+        loss, now = self.machine.mean(self.loss / (it - self.last_row)).item(), time.monotonic()
         if not math.isfinite(loss):
             raise Failure(f'step {it}: the loss is {loss}; lower --learning_rate and --muon_lr. The last checkpoint is kept')
         if it > self.first:   # else a resumed run makes the row again, which it had said before it was saved
@@ -79,7 +79,7 @@ class Meter:
         row = row | self.so_far(it) | dict(iter=it, epoch=it * self.step_tokens / self.epoch_tokens)
         cells = [row.get(name, '') for name in COLUMNS]
         self.unwritten.append(','.join(f'{cell:.6g}' if isinstance(cell, float) else str(cell) for cell in cells) + '\n')
-        self.row_it, self.loss = it, torch.zeros_like(self.loss)
+        self.last_row, self.loss = it, torch.zeros_like(self.loss)
         if self.machine.first:
             try:
                 with open(self.path, 'a', newline='') as file:
@@ -90,14 +90,14 @@ class Meter:
         self.line_it, self.line_time = it, time.monotonic()   # an evaluation's time isn't training's
 
     def state_dict(self):
-        return dict(row_it=self.row_it, loss=self.machine.mean(self.loss), last=numbers(self.last), step_tokens=self.step_tokens,
+        return dict(last_row=self.last_row, loss=self.machine.mean(self.loss), last=numbers(self.last), step_tokens=self.step_tokens,
                     seconds=self.earlier + time.monotonic() - self.begun)
 
     def load_state_dict(self, state):
         if state['step_tokens'] != self.step_tokens:
             raise Failure(f"a step would have {self.step_tokens:,} tokens, but the run's steps have {state['step_tokens']:,}; "
                           'keep batch_size times grad_accum')
-        self.row_it, self.earlier = int(state['row_it']), float(state['seconds'])
+        self.last_row, self.earlier = int(state['last_row']), float(state['seconds'])
         self.last = numbers(state['last'])
         self.loss = state['loss'].to(self.loss)
 

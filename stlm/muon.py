@@ -2,7 +2,8 @@
 Muon, an optimizer for matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
 A gradient's largest singular values drown the others. Muon keeps the directions of the momentum and makes all of its
-singular values about 1: where momentum = U S V', the step is U V'. Embeddings, norms and biases stay AdamW's.
+singular values about 1: where momentum = U S V', the step is U V'. What adamw_matrices() lists, norms and biases stay AdamW's.
+make_optimizers() chooses a run's optimizers.
 """
 import torch
 
@@ -57,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model, kind, learning_rate, muon_lr, weight_decay, beta2, dtype):
-    """[(optimizer, its peak learning rate)]. Only matrices decay; Muon's are those in the layers."""
+    """[(optimizer, its peak learning rate)]. Only matrices decay; Muon's are all but adamw_matrices()."""
     if kind not in ('muon', 'adamw'):
         raise ValueError(f'optimizer={kind}: make_optimizers() knows muon and adamw')
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -5,7 +5,7 @@ Where multiple-choice questions come from: BLiMP, ARC, Winogrande, HellaSwag, MM
     items = load_questions('my.jsonl')               # own_item() says what a line is
 
 Prompts are those of EleutherAI's lm-evaluation-harness 0.4.13, letter by letter. Another benchmark needs three
-things: in SOURCES where its file is, a function that makes an item of a line, and an entry in TASKS.
+things: in SOURCES where its file is (or you put it into data_dir), a function that makes an item of a line, an entry in TASKS.
 """
 import csv
 import hashlib
@@ -55,7 +55,7 @@ SOURCES = {   # a file or folder in data_dir: its address, which member of that 
 def fetch_source(data_dir, name):
     """The path of a file or folder of SOURCES, fetched first if it isn't there, whole or not at all."""
     path = pathlib.Path(data_dir, name)
-    if path.exists() or name not in SOURCES:   # but in one of its folders
+    if path.exists() or name not in SOURCES:   # a file of your own, say
         return path
     print(f'{path} is not there yet: fetching it')
     url, member, sha256 = SOURCES[name]
@@ -102,6 +102,8 @@ def make_item(contexts, choices, right, group=''):
         raise ValueError('the choices must be a list of two or more')
     if type(contexts) is str:   # the same for all
         contexts = [contexts] * len(choices)
+    if len(contexts) != len(choices):
+        raise ValueError(f'{len(contexts)} contexts for {len(choices)} choices')
     for text in [*contexts, *choices, group]:
         if type(text) is not str:
             raise ValueError(f'{text!r:.40} is not a text')

@@ -38,7 +38,7 @@ FIELDS = dict(
 NEEDED = list(FIELDS)[:7]
 SPEC = dict(name=str, vocab_size=int, end_of_text=int, max_token_bytes=int, pattern=str, sha256=str)   # a tokenizer's
 # what a run has to keep when it goes on, beside its shape
-KEPT = {'dataset', 'shares', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed',
+FIXED = {'dataset', 'shares', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed',
         'eval_tokens'}   # the held-out figures are compared with one another
 
 
@@ -242,18 +242,18 @@ def earlier_run(settings):
     fields = dataclasses.fields(idea_module(checkpoint['idea']).Config)   # a field that is younger than the run has its default
     shape = {field.name: checkpoint['config'].get(field.name, field.default) for field in fields}
     shape |= dict(idea=checkpoint['idea'], tokenizer=checkpoint['tokenizer']['name'])
-    resume, held, kept = init_from == 'resume' and not eval_only, {}, {*shape}
+    resume, held, fixed = init_from == 'resume' and not eval_only, {}, {*shape}
     if eval_only or resume:
         elsewhere = ('out_dir', 'device') if eval_only else ('out_dir',)   # it may have moved
         held = {name: value for name, value in checkpoint['settings'].items() if name not in elsewhere}
     if resume:
-        kept |= KEPT
+        fixed |= FIXED
         if not {'parts', 'best', 'counts'} <= checkpoint.keys():
             hint = command('train.py', init_from=path.parent, out_dir='out/NAME')
             raise Failure(f'{path} has weights but no state of training; start a new run from them: {hint}')
     elif not eval_only and not shape['lora_rank']:
-        kept.remove('lora_rank')   # it may get adapters
-    return Earlier(path, checkpoint, held | shape, kept)
+        fixed.remove('lora_rank')   # it may get adapters
+    return Earlier(path, checkpoint, held | shape, fixed)
 
 
 OURS = 'ckpt.pt', 'best.pt', 'log.csv', 'result.json', 'tokenizer.tiktoken', 'tokenizer.meta.json'

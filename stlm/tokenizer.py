@@ -18,7 +18,7 @@ import tiktoken
 from configurator import Failure
 from stlm.files import write_whole
 
-END = '<|endoftext|>'
+END_OF_TEXT = '<|endoftext|>'
 MAX_BYTES = 16   # the longest trained token: what a byte-pooling model reads and writes
 # GPT-2's pattern of words: contractions, letters, numbers, other signs, white space; no token crosses two
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -117,11 +117,11 @@ def make_tokenizer(name, ranks, pattern=WORDS, end_of_text=None, vocab_size=0):
     end_of_text = max(ranks.values()) + 1 if end_of_text is None else end_of_text
     ids = {*ranks.values(), end_of_text}
     if len(ids) <= len(ranks):
-        raise Failure(f'tokenizer={name}: two tokens have the same id, or one has that of {END} ({end_of_text})')
+        raise Failure(f'tokenizer={name}: two tokens have the same id, or one has that of {END_OF_TEXT} ({end_of_text})')
     n_vocab = max(vocab_size, max(ids) + 1)
     # tiktoken panics at a byte without a token: give it an id above the vocabulary, which encode_to_numpy() refuses
     all_bytes = {bytes([byte]): n_vocab + byte for byte in range(256)}
-    tokenizer = Tokenizer(name, pat_str=pattern, mergeable_ranks=all_bytes | ranks, special_tokens={END: end_of_text})
+    tokenizer = Tokenizer(name, pat_str=pattern, mergeable_ranks=all_bytes | ranks, special_tokens={END_OF_TEXT: end_of_text})
     tokenizer.ranks, tokenizer.pattern, tokenizer.n_vocab = ranks, pattern, n_vocab
     return tokenizer
 

@@ -248,12 +248,12 @@ def test_what_is_said_of_byte_pooling_and_tables_is_in_their_curves():
     assert ', '.join(f'{name} {bits:.3f}' for name, bits in whole.items()) in page('docs/embedding.md')
 
 
-def test_byte_poolings_lead_is_the_one_that_readme_and_results_state_with_both_seeds():
+def test_byte_poolings_lead_is_the_one_that_readme_and_results_state():
     ends = {name: [curve[-1][1] for curve in found] for name, found in curves('embedding').items()}
     readme, results = page('README.md'), page('docs/results.md')
     for name, in_readme, in_results in (
-            ('gpt2 softmax, factorised', '{} ahead of a table of its own size', '{} of the one of its size'),
-            ('gpt2 softmax', "{} ahead of GPT-2's large one, with both seeds", '{} ahead of the large table')):
+            ('gpt2 softmax, factorised', '{} ahead of a table with as many parameters', '{} of the one of its size'),
+            ('gpt2 softmax', "{} ahead of GPT-2's large one, with each of two seeds", '{} ahead of the large table')):
         lead = f'{1 - fmean(ends["byte_pool"]) / fmean(ends[name]):.1%}'.replace('%', ' %')
         assert in_readme.format(lead) in readme and in_results.format(lead) in results
         assert len(ends[name]) == 2 and max(ends['byte_pool']) < min(ends[name])

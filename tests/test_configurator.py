@@ -1,5 +1,6 @@
 """Each of the ways in which nanoGPT's configurator fails works here, or ends in one clear line."""
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import configurator
 from stlm import console
 from configurator import Failure
+from helpers import ROOT
 
 SCRIPT = '''
 """A script."""
@@ -80,6 +82,14 @@ def test_a_config_file_is_python_and_later_flags_win(configure):
     settings = configure('--learning_rate=2', config=config)
     assert settings['max_iters'] == 600
     assert settings['learning_rate'] == 2.0 and settings['dropout'] == 0.0
+
+
+@pytest.mark.parametrize('path', sorted({*ROOT.glob('*.py'), *ROOT.glob('ideas/*.py'), *ROOT.glob('tools/*.py')}), ids=lambda path: path.name)
+def test_a_settings_comment_is_in_one_line_which_is_all_that_help_shows(path):
+    lines = path.read_text(encoding='utf-8').splitlines()
+    for line, after in zip(lines, lines[1:]):
+        if re.match(r'( {4})?\w+(: [\w |]+)? = .*  # ', line):
+            assert not re.match(' {20,}#', after), (path.name, line, after)
 
 
 @pytest.mark.parametrize('flag', ['--help', '-h'])

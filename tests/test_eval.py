@@ -146,6 +146,11 @@ def test_a_choice_that_a_model_cannot_read_is_named():
         eval_mc.answer_questions(model, tokenizers.make_tokenizer('byte', tokenizers.named_ranks('byte')), [questions.make_item('Q', ['y', 'x' * 65], 0)])
 
 
+def test_a_choice_without_a_context_is_no_question():
+    with pytest.raises(ValueError, match='2 contexts for 3 choices'):
+        questions.make_item(['In France', 'In Spain'], ['Paris', 'Rome', 'Madrid'], 0)
+
+
 @pytest.mark.parametrize('part', ['blocks.0.ffn.up', 'blocks.1.attn.key', 'tokens.head', 'tokens.pool', 'tokens.decoder.0.attn.out'])
 def test_a_model_whose_numbers_are_none_is_refused(part):
     table, change = part == 'tokens.head', BYTES | dict(vocab_size=256, max_bytes=1)

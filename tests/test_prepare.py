@@ -162,9 +162,9 @@ def test_text_is_cut_in_bounded_memory_and_never_inside_a_character(tmp_path):
 @pytest.mark.parametrize('before', [*range(2**16 - 14, 2**16 + 2), 3 * 2**16 - 5])
 def test_an_end_of_text_is_found_wherever_a_read_ends(tmp_path, before):
     parts = ['猫' * (before - 7) + '<|endof', 'b' * 2**17 + '<', '<|endoftext', '']
-    (tmp_path / 'a.txt').write_text(tokenizer.END.join(parts), encoding='utf-8')
+    (tmp_path / 'a.txt').write_text(tokenizer.END_OF_TEXT.join(parts), encoding='utf-8')
     read = list(documents.read_files([tmp_path / 'a.txt'], lambda done: None))
-    assert ''.join(read) == ''.join(parts) and tokenizer.END not in read   # and nothing of it is left
+    assert ''.join(read) == ''.join(parts) and tokenizer.END_OF_TEXT not in read   # and nothing of it is left
     assert all(len(text) < 2**18 for text in read)
 
 
@@ -396,9 +396,9 @@ NAMES = '\n'.join(f'name{i * 7919 % 30011}' for i in range(26000))   # 240 kB wi
 
 @pytest.mark.parametrize('text, how', [
     (NAMES, 'last parts'), (NAMES.replace('\n', ' '), 'last parts'), (NAMES.replace('\n', ''), 'last parts'),
-    ('A title\n\n' + 'x' * 2000, 'last parts'), (tokenizer.END.join(['one' * 400, 'two' * 400, 'three' * 40]), 'last parts'),
+    ('A title\n\n' + 'x' * 2000, 'last parts'), (tokenizer.END_OF_TEXT.join(['one' * 400, 'two' * 400, 'three' * 40]), 'last parts'),
     ('\n\n'.join('a novel ' * 600 + str(i) for i in range(60)), 'hash'),
-    (tokenizer.END.join(f'{i} line' * 9 for i in range(25)), 'last parts')], ids=range(7))
+    (tokenizer.END_OF_TEXT.join(f'{i} line' * 9 for i in range(25)), 'last parts')], ids=range(7))
 def test_a_small_text_has_some_in_each_split_and_nothing_is_lost(tmp_path, text, how):
     (tmp_path / 'a.txt').write_text(text)
     status, out, err = run(tmp_path, 'prepare_wiki.py', '--input=a.txt', '--dataset=a', '--tokenizer=byte')
@@ -407,7 +407,7 @@ def test_a_small_text_has_some_in_each_split_and_nothing_is_lost(tmp_path, text,
     splits = [(folder / f'{split}.bin').read_bytes() for split in ('train', 'val', 'test')]
     assert how in meta['split'] and all(len(split) > 1 for split in splits)
     if how != 'hash':
-        assert b''.join(splits).replace(b'\xff', b'').decode() == text.replace(tokenizer.END, '')   # in its order
+        assert b''.join(splits).replace(b'\xff', b'').decode() == text.replace(tokenizer.END_OF_TEXT, '')   # in its order
     if text == NAMES:   # cut where a line ends, near the shares that were asked for
         assert splits[0].endswith(b'\n') and splits[1].endswith(b'\n')
         assert [len(split) / len(text) for split in splits] == pytest.approx([0.9, 0.05, 0.05], abs=0.01)

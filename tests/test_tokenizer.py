@@ -82,7 +82,7 @@ def test_any_text_comes_back_even_one_that_looks_like_the_end_of_a_text(trained,
     rng = random.Random(0)
     for _ in range(200):
         text = ''.join(chr(rng.choice([rng.randrange(128), rng.randrange(0x800), rng.randrange(0x10000, 0x110000)]))
-                       for _ in range(40)) + tokenizer.END
+                       for _ in range(40)) + tokenizer.END_OF_TEXT
         ids = encoding.encode_ordinary(text)
         assert encoding.decode_bytes(ids).decode() == text and encoding.eot_token not in ids
         assert encoding.encode_to_numpy(text).tolist() == ids

@@ -205,7 +205,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_run(trained, tm
         assert kills < 15, err
     for name in ('ckpt.pt', 'best.pt'):
         whole, parts = load(tmp_path / 'out/whole' / name), load(out / name)
-        assert {'text', 'meter', 'machine', 'weights', 'average', 'Muon', 'AdamW'} <= parts['parts'].keys()
+        assert {'text', 'meter', 'machine', 'weights', 'average', 'Muon 0', 'AdamW 1'} <= parts['parts'].keys()
         assert same(but_seconds(whole), but_seconds(parts)), (name, kills)
     assert log_of(tmp_path / 'out/whole') == log_of(out)
     assert min(epoch for epoch, _ in whole['parts']['text']['order']) >= 1   # an epoch's end was among it
@@ -223,7 +223,7 @@ def test_each_parameter_is_updated_by_one_optimizer_and_only_matrices_decay(trai
     config = runs.idea_module('').Config(**state['config'])
     model = runs.build_model(config, spelling, state['counts'])   # as it was at the start
     assert all(not torch.equal(p, state['model'][name]) for name, p in model.named_parameters())
-    optimizers = [part for name, part in state['parts'].items() if name in ('Muon', 'AdamW')]
+    optimizers = [part for name, part in state['parts'].items() if name.startswith(('Muon', 'AdamW'))]
     for o in optimizers:
         for group in o['param_groups']:
             for i in group['params']:
@@ -561,7 +561,7 @@ def test_an_overflow_in_one_optimizers_gradient_skips_all(bad, grad_clip):
 def test_no_parameter_is_left_out_by_the_optimizers():
     model = GPT(Config(vocab_size=9, block_size=4, n_layer=1, n_head=1, n_kv_head=1, n_embd=4, d_ff=4))
     model.odd = torch.nn.Parameter(torch.ones(2, 3, 4))
-    for kind, word in (('muon', '(2, 3, 4)'), ('lion', 'optimizer=lion')):
+    for kind, word in (('muon', '(2, 3, 4)'), ('nonsense', 'optimizer=nonsense')):
         with pytest.raises(ValueError, match=re.escape(word)):
             make_optimizers(model, kind, 1e-3, 1e-2, 0.1, 0.95, torch.float32)
 
@@ -685,7 +685,7 @@ def test_a_state_of_training_of_another_shape_is_one_line(trained):
     shutil.copytree(folder / 'out/a', path.parent)
     whole = load(path)
     for name, value in (('meter', []), ('text', dict(whole['parts']['text'], owed=['x'])), ('text', dict(whole['parts']['text'], order=[[0]])),
-                        ('Muon', {}), ('machine', dict(rng=None)), ('machine', 3)):
+                        ('Muon 0', {}), ('machine', dict(rng=None)), ('machine', 3)):
         torch.save(whole | dict(parts=whole['parts'] | {name: value}), path)
         fails_in_one_line(train(folder, '--out_dir=out/foreign', '--init_from=resume', '--max_iters=30'), 'state of training', name)
     torch.save(whole | dict(best='x'), path)

@@ -42,7 +42,7 @@ def weights(model, idx, layer):
     q, k = (rotate(attn.heads(part(x)), angles)[0] for part in (attn.query, attn.key))   # (H, T, K), (n_kv_head, T, K)
     k = k.repeat_interleave(q.size(0) // k.size(0), dim=0)              # (H, T, K)
     scores = q @ k.transpose(1, 2) / math.sqrt(q.size(2))               # (H, T, T)
-    future = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
+    future = torch.ones_like(scores[0], dtype=torch.bool).triu(1)   # the mask once more: attend() keeps no weights
     return scores.masked_fill(future, -math.inf).softmax(-1)
 
 

@@ -82,10 +82,10 @@ def tokenizer_json(tokenizer):
     ranks = {token.decode('latin-1').translate(letters): i for token, i in tokenizer.ranks.items()}
     merged = sorted((token for token in ranks if len(token) > 1), key=ranks.get)
     merges = [' '.join(halves(token, ranks)) for token in merged]
-    end = dict(id=tokenizer.eot_token, content=tokenizers.END, special=True, normalized=False,
+    end = dict(id=tokenizer.eot_token, content=tokenizers.END_OF_TEXT, special=True, normalized=False,
                single_word=False, lstrip=False, rstrip=False)
     model = dict(type='BPE', byte_fallback=False, merges=merges,
-                 vocab=ranks | {tokenizers.END: tokenizer.eot_token})
+                 vocab=ranks | {tokenizers.END_OF_TEXT: tokenizer.eot_token})
     return dict(version='1.0', added_tokens=[end], normalizer=None, decoder=BYTES, model=model,
                 pre_tokenizer=CUTS.get(tokenizer.pattern))
 
@@ -205,7 +205,7 @@ def write_model(folder, weights, config, tokenizer):
         config=dict(**FIXED, **shape, **ends, architectures=['LlamaForCausalLM'],
                     rope_theta=config.rope_base, torch_dtype='float32'),
         generation_config=ends,
-        tokenizer_config=dict(bos_token=tokenizers.END, eos_token=tokenizers.END,
+        tokenizer_config=dict(bos_token=tokenizers.END_OF_TEXT, eos_token=tokenizers.END_OF_TEXT,
                               tokenizer_class='PreTrainedTokenizerFast', model_max_length=config.block_size),
         tokenizer=tokenizer_json(tokenizer))
     for name, content in files.items():

@@ -11,7 +11,7 @@ import torch
 
 from stlm.console import Failure
 from stlm.files import write_whole
-from stlm.tokenizer import END, spelling_of
+from stlm.tokenizer import END_OF_TEXT, spelling_of
 from tools.int8 import to_int8
 
 LAYER = ('attn_norm', 'attn.query', 'attn.key', 'attn.value', 'attn.out', 'ffn_norm',
@@ -39,8 +39,8 @@ def vocabulary_of(tokenizer):
         token = token.replace(b'\0', b'<0x00>')     # and a 0 the string
         late = tokenizer.n_vocab if token.isspace() else 0
         vocabulary.append((i, token, -float(i + late)))
-    vocabulary[1] = (end, END.encode(), 0.0)
-    vocabulary[2] = (end, END.encode() + b' ', 1.0)
+    vocabulary[1] = (end, END_OF_TEXT.encode(), 0.0)
+    vocabulary[2] = (end, END_OF_TEXT.encode() + b' ', 1.0)
     return vocabulary
 
 

@@ -1,6 +1,6 @@
 """
 A run as one web page, to send or to take home: its weights in int8, its tokenizer, and model.py once more in plain
-JavaScript (page.html beside this file). Any browser opens it, on a phone too; it needs no network.
+JavaScript (page.html beside this file; a change in model.py has to be made there, too). Any browser opens it, on a phone too; it needs no network.
 
     python -m tools.page --out_dir=out/quick                    # writes out/quick/page.html
     python -m tools.page --out_dir=pretrained/tiny_10m --prompt="The capital of France is"
