@@ -663,10 +663,3 @@ class LayerCache:
         self.v[:, :, start:end] = v
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
-
-    def rows(self, which, room=0):
-        """A cache of some of the B texts, maybe of one several times."""
-        cache = LayerCache(room or self.room)
-        if self.length > 0:
-            cache.append(self.k[which, :, :self.length], self.v[which, :, :self.length])
-        return cache

@@ -13,6 +13,14 @@ from model import END, BytePool, LayerCache, choose
 WIDTH = 64   # beginnings that go on together
 
 
+def rows_of(cache, which):
+    """A LayerCache of some of the texts, maybe of one several times, with room for another symbol."""
+    rows = LayerCache(cache.length + 1)
+    if cache.length > 0:
+        rows.append(cache.k[which, :, :cache.length], cache.v[which, :, :cache.length])
+    return rows
+
+
 def likeliest(tokens, state, top_k=0, top_p=1.0):
     """(C) a state -> (n) log-probabilities and (n) ids of the likeliest next tokens: top_k of them (0: any number), or as
     many as reach top_p.
@@ -32,7 +40,7 @@ def likeliest(tokens, state, top_k=0, top_p=1.0):
             continue
         n = min(m, WIDTH)
         fork, before, row = about[:n].T                                 # 3 x (n)
-        caches = [cache.rows(row, cache.length + 1) for cache in caches]
+        caches = [rows_of(cache, row) for cache in caches]
         after = tokens.next_symbols(state[None], fork, before, caches).cpu()          # (n, 257)
         after = after + log_p[:n, None]
         row, symbol = (after > least).nonzero(as_tuple=True)            # 2 x (m), what may follow

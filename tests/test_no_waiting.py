@@ -3,7 +3,6 @@ for one (item, unique, nonzero, a boolean index, a size that depends on values) 
 import pytest
 import torch
 
-from model import LayerCache
 from stlm.muon import Muon
 from test_model import BYTES, IDX, TARGETS, tiny
 
@@ -35,11 +34,8 @@ def test_a_step_of_training_asks_the_device_for_no_number(model):
 @torch.no_grad()
 def test_evaluation_and_multiple_choice_ask_the_device_for_no_number_before_they_have_all(model):
     assert model(IDX, TARGETS).is_meta
-    caches = [LayerCache(40) for _ in model.blocks]
-    h = model.hidden(IDX[:, :30], caches)
-    caches = [cache.rows([1, 0, 1]) for cache in caches]
-    h = model.hidden(IDX[:1, 30:].expand(3, -1), caches)                         # (3, 34, C)
-    b, t = torch.tensor([0, 2, 1]), torch.tensor([5, 5, 30])
+    h = model.hidden(IDX)                                                        # (2, 64, C)
+    b, t = torch.tensor([0, 1, 1]), torch.tensor([5, 5, 30])
     assert model.tokens.nll(h[b, t][None], torch.tensor([[7, 8, 9]])).shape == (1, 3)
 
 
