@@ -24,6 +24,7 @@ import prepare_wiki
 from stlm import documents
 from stlm import machine as machines
 from stlm import meter
+from stlm import muon
 from stlm import run as runs
 from stlm import text as texts
 from stlm import tokenizer as tokenizers
@@ -556,6 +557,21 @@ def test_an_overflow_in_one_optimizers_gradient_skips_all(bad, grad_clip):
         if step == 0:
             assert scaler.skipped == 1 and all(torch.equal(p, torch.ones(2, 2)) for p in weights)
     assert scaler.skipped == 1 and all((p < 1).all() for p in weights)
+
+
+def two_of_one_class():
+    """For run(): matrices and vectors get an AdamW each."""
+    def make_optimizers(model, kind, lr, *rest):
+        return [(torch.optim.AdamW([p for p in model.parameters() if p.dim() == n], lr), lr) for n in (1, 2)]
+    muon.make_optimizers = make_optimizers
+
+
+def test_two_optimizers_of_one_class_both_keep_their_state(trained):
+    status, _, err = train(trained[0], '--max_iters=2', '--out_dir=out/two', first=two_of_one_class)
+    assert status == 0, err
+    parts = load(trained[0] / 'out/two/ckpt.pt')['parts']
+    moments = [state['exp_avg'].dim() for name in ('AdamW 0', 'AdamW 1') for state in parts[name]['state'].values()]
+    assert {*moments} == {1, 2} and sorted(moments) == moments
 
 
 def test_no_parameter_is_left_out_by_the_optimizers():
