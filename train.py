@@ -14,7 +14,7 @@ processes and averaged weights can wait.
 # data
 dataset = 'pydocs'             # data/<dataset>-<tokenizer>/; a mix is 'simplewiki:3,pydocs:1'
 tokenizer = 'bpe4096'          # bpe<N>, gpt2, gpt2-16 or byte
-shares: list = []              # a mix's schedule: [(step, [share of each]), ...]
+mix_schedule: list = []        # of a mix: [(step, [share of each set]), ...]
 data_dir = 'data'              # folder of the data sets
 out_dir = 'out/quick'          # folder for ckpt.pt (last), best.pt and log.csv
 train_tokens = 0               # train on only the first so many tokens of each data set; 0: all
@@ -111,13 +111,13 @@ def check_points(name, points, is_valid):
         good = False
     if not good:
         raise Failure(f'{name}={points} must be [(step, value), ...] with growing steps; a value of '
-                      'dropout is at least 0 and below 1, one of shares a list with a number for each set')
+                      'dropout is at least 0 and below 1, one of mix_schedule a list with a number for each set')
 
 
 def check_settings(settings, dropout_points, share_points, n_sets, earlier):
     """Refuse settings that contradict each other."""
     check_points('dropout', dropout_points, lambda p: 0 <= p < 1)
-    check_points('shares', share_points,
+    check_points('mix_schedule', share_points,
                  lambda row: len(row) == n_sets and min(row) >= 0 and 0 < sum(row) < math.inf)
     if pathlib.Path(out_dir).resolve() in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
         raise Failure(f"out_dir='{out_dir}' must be a folder of the run's own, as out/quick")
@@ -142,7 +142,7 @@ if __name__ == '__main__':
     block_size, lora_rank = settings['block_size'], settings['lora_rank']
     out, mix = pathlib.Path(out_dir), parse_mix(dataset)
     dropout_points = dropout if isinstance(dropout, list) else [(0, dropout)]
-    share_points = shares if shares and not eval_only else [(0, [*mix.values()])]
+    share_points = mix_schedule if mix_schedule and not eval_only else [(0, [*mix.values()])]
     check_settings(settings, dropout_points, share_points, len(mix), earlier)
 
     # the machine, the text, the model

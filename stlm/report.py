@@ -60,7 +60,7 @@ def never_reached(settings):
         lines.append(f"warmup_iters={settings['warmup_iters']}: the run ends at step {steps}, before the learning rate's peak")
     if settings['schedule'] == 'wsd' and settings['decay_share'] * steps > steps - settings['warmup_iters']:
         lines.append(f"decay_share={settings['decay_share']}: the line down begins within the warmup, below the peak")
-    for name in ('dropout', 'shares'):
+    for name in ('dropout', 'mix_schedule'):
         late = [point for point in settings[name] if point[0] >= steps] if isinstance(settings[name], list) else []
         if late and (len(late) > 1 or late[0][0] > steps):
             lines.append(f'{name}: the run ends at step {steps}, before {", ".join(map(str, late))}')

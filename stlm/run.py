@@ -38,7 +38,7 @@ FIELDS = dict(
 NEEDED = list(FIELDS)[:7]
 SPEC = dict(name=str, vocab_size=int, end_of_text=int, max_token_bytes=int, pattern=str, sha256=str)   # a tokenizer's
 # what a run has to keep when it goes on, beside its shape
-FIXED = {'dataset', 'shares', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed',
+FIXED = {'dataset', 'mix_schedule', 'train_tokens', 'optimizer', 'weight_decay', 'beta2', 'ema', 'seed',
         'eval_tokens'}   # the held-out figures are compared with one another
 
 

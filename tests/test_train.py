@@ -281,10 +281,10 @@ def test_a_mix_reads_its_data_sets_in_proportion_evenly(trained):
     assert train(folder, '--dataset=mine:3,other:1', '--out_dir=out/mix')[0] == 0
     (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['parts']['text']['order']
     assert (mine, other) == (60, 20)
-    assert train(folder, '--dataset=mine,other', '--shares=[(0, [1, 0]), (10, [1, 0]), (11, [0, 1])]', '--out_dir=out/mix')[0] == 0
+    assert train(folder, '--dataset=mine,other', '--mix_schedule=[(0, [1, 0]), (10, [1, 0]), (11, [0, 1])]', '--out_dir=out/mix')[0] == 0
     (_, mine), (_, other) = load(folder / 'out/mix/ckpt.pt')['parts']['text']['order']
     assert (mine, other) == (44, 36)   # eleven steps of four blocks from the first, nine from the second
-    fails_in_one_line(train(folder, '--dataset=mine,other', '--shares=[(0, [1])]'), 'shares', 'each set')
+    fails_in_one_line(train(folder, '--dataset=mine,other', '--mix_schedule=[(0, [1])]'), 'mix_schedule', 'each set')
     fails_in_one_line(train(folder, '--dataset=mine:3,other:0'), 'mine:3,other:0')
 
 
@@ -430,7 +430,7 @@ def test_bytes_are_those_of_the_sets_that_were_read(trained):
     encoding = tokenizers.load_tokenizer(None, folder / 'data/mine-bpe300')
     mine, digits = (sum(len(encoding.decode_bytes([i])) for i in each if i != encoding.eot_token) / len(each) for each in ids)
     assert mine > 1.5 * digits
-    shares = '--shares=[(0, [1, 0]), (9, [1, 0]), (10, [0, 1])]'
+    shares = '--mix_schedule=[(0, [1, 0]), (9, [1, 0]), (10, [0, 1])]'
     for n in (20, 25):   # goes on
         more = ['--init_from=resume'] if n > 20 else []
         assert train(folder, '--dataset=mine,digits', shares, f'--max_iters={n}', '--out_dir=out/kinds', *more)[0] == 0

@@ -2,7 +2,7 @@
 A curriculum: a text's articles in two data sets, easy and hard, for a mix whose shares change on the way.
 
     python -m tools.curriculum --input=articles.jsonl.gz
-    python train.py --dataset=easy,hard --tokenizer=gpt2-16 --shares="[(0, [1, 0]), (599, [0, 1])]"   # easy ones first
+    python train.py --dataset=easy,hard --tokenizer=gpt2-16 --mix_schedule="[(0, [1, 0]), (599, [0, 1])]"   # easy ones first
     python -m tools.study --study=curriculum                                                           # and other orders
 
 Easy is short and simple, and simple is what gzip makes few bytes of, for each byte. In a short text gzip finds nothing to

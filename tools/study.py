@@ -75,8 +75,8 @@ STUDIES = dict(
              '10 epochs, dropout, decay, ema': AGAIN | dict(dropout=0.1, weight_decay=0.8, ema=0.95)},
     curriculum={   # each reads the same 400 blocks of both sets once, only the order differs
         'shuffled': SHORT | dict(dataset='easy,hard'),
-        'easy first': SHORT | dict(dataset='easy,hard', shares=[[0, [1, 0]], [99, [0, 1]]]),
-        'hard first': SHORT | dict(dataset='easy,hard', shares=[[0, [0, 1]], [99, [1, 0]]])},
+        'easy first': SHORT | dict(dataset='easy,hard', mix_schedule=[[0, [1, 0]], [99, [0, 1]]]),
+        'hard first': SHORT | dict(dataset='easy,hard', mix_schedule=[[0, [0, 1]], [99, [1, 0]]])},
     ideas={   # each beside plain; beside them, what as many parameters or FLOPs do without an idea
         'plain': SHORT,
         'value_residual': SHORT | dict(idea='value_residual'),
