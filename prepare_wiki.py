@@ -19,13 +19,13 @@ Reading this file for the first time: split_of() and write() are the heart; name
 dataset = 'simplewiki'   # its name; with no --input: simplewiki or pydocs
 tokenizer = ''           # gpt2[-16], byte, bpe<N> or a folder's; '' is gpt2 for simplewiki, else bpe4096
 input = ''               # file or folder with your own text
-source = 'sbert'         # edition of simplewiki: sbert (2020), or wikimedia (2023, the paper's; needs pyarrow)
+edition = 'sbert'        # of simplewiki: sbert (2020), or wikimedia (2023, the paper's; needs pyarrow)
 val_fraction = 0.0       # share of the documents for each of val and test; 0: 0.01 of simplewiki, else 0.05
 data_dir = 'data'        # where the data sets are, and downloads/
 
 from configurator import Failure, configure, settings_of_model
 if __name__ == '__main__':   # before the slow imports
-    configure(globals(), one_of=dict(source='sbert wikimedia'))
+    configure(globals(), one_of=dict(edition='sbert wikimedia'))
 
 import collections
 import concurrent.futures
@@ -133,8 +133,8 @@ def set_folder(dataset, tokenizer, data_dir):
         return folder, None
     if not os.path.isdir(tokenizer):
         raise Failure(f'tokenizer={tokenizer}: not one of byte, gpt2, gpt2-16, bpe<N> (bpe4096, bpe8192), nor a folder')
-    made = load_tokenizer(None, tokenizer)
-    return pathlib.Path(data_dir, f'{dataset}-{made.name}'), made
+    own = load_tokenizer(None, tokenizer)
+    return pathlib.Path(data_dir, f'{dataset}-{own.name}'), own
 
 
 def ready_tokenizer(name):
@@ -149,11 +149,11 @@ def ready_tokenizer(name):
 
 def load_data(dataset, tokenizer, data_dir='data'):
     """The folder and meta.json of a data set; a known one that isn't there is prepared first."""
-    folder, made = set_folder(dataset, tokenizer, data_dir)
+    folder, own = set_folder(dataset, tokenizer, data_dir)
     if not (folder / 'meta.json').exists():
         if dataset not in SOURCES:
-            own = command('prepare_wiki.py', input='FILE', dataset=dataset, tokenizer=tokenizer)
-            raise Failure(f'{folder}: no such data set. Known ones: {", ".join(SOURCES)}. Your own text: {own}')
+            first = command('prepare_wiki.py', input='FILE', dataset=dataset, tokenizer=tokenizer)
+            raise Failure(f'{folder}: no such data set. Known ones: {", ".join(SOURCES)}. Your own text: {first}')
         print(f'{folder} is not there yet: preparing it')
         prepare(dataset, tokenizer, data_dir=data_dir)
     again = f'delete {folder} and prepare it again'
@@ -169,8 +169,8 @@ def load_data(dataset, tokenizer, data_dir='data'):
                 raise ValueError(f'{split}.bin has {size:,} bytes, not {right:,}')
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Failure(f'{folder}: damaged ({error}); {again}')
-    if made and spec_of(made) != meta['tokenizer']:
-        raise Failure(f"{folder} was made with another tokenizer {made.name} than the one in {tokenizer}: "
+    if own and spec_of(own) != meta['tokenizer']:
+        raise Failure(f"{folder} was made with another tokenizer {own.name} than the one in {tokenizer}: "
                       'prepare the text with this one under another name (--dataset=NAME)')
     return folder, meta
 
@@ -188,8 +188,8 @@ def prepare(dataset, tokenizer, paths='', val_fraction=0.0, data_dir='data', edi
         raise Failure(f'dataset={dataset} is not a known one ({", ".join(SOURCES)}); for your own text add --input=FILE')
     if paths and dataset in SOURCES:
         raise Failure(f'--input with --dataset={dataset}: that name is taken, give yours another: --dataset=NAME')
-    folder, made = set_folder(dataset, tokenizer, data_dir)
-    made = made or ready_tokenizer(tokenizer)   # if it can't be had, say so before anything is downloaded
+    folder, own = set_folder(dataset, tokenizer, data_dir)
+    own = own or ready_tokenizer(tokenizer)   # if it can't be had, say so before anything is downloaded
     with lock(data_dir):
         if (folder / 'meta.json').exists():
             _, meta = load_data(dataset, tokenizer, data_dir)
@@ -203,7 +203,7 @@ def prepare(dataset, tokenizer, paths='', val_fraction=0.0, data_dir='data', edi
             documents = Documents(files, read, val_fraction or (0.01 if dataset == 'simplewiki' else 0.05))
             folder.mkdir(exist_ok=True)
             delete_unfinished(folder)
-            write(folder, documents, made, tokenizer)
+            write(folder, documents, own, tokenizer)
         except OSError as error:
             raise Failure(f'{error.filename or folder}: {error.strerror}; nothing was kept')
         except ValueError as error:   # tiktoken raises it, e.g. for a million blanks in a row
@@ -302,5 +302,5 @@ def print_next(dataset, tokenizer, data_dir):
 
 if __name__ == '__main__':
     tokenizer = tokenizer or ('gpt2' if dataset == 'simplewiki' else 'bpe4096')
-    prepare(dataset, tokenizer, input, val_fraction, data_dir, source)
+    prepare(dataset, tokenizer, input, val_fraction, data_dir, edition)
     print_next(dataset, tokenizer, data_dir)

@@ -50,7 +50,7 @@ def simplewiki(data_dir, edition):
     try:
         known = dict(file=file.as_posix()) | download(address + name, file, size, sha256)
     except Failure as error:
-        raise Failure(f'{error}. Another edition: --source={" or ".join({*EDITIONS} - {edition})}. Without network: python train.py')
+        raise Failure(f'{error}. Another edition: --edition={" or ".join({*EDITIONS} - {edition})}. Without network: python train.py')
 
     def read(progress):
         return (text for text in read_files([file], progress) if not DISAMBIGUATION.match(text))

@@ -373,4 +373,4 @@ def test_offline_it_says_in_one_line_what_to_do(server, tmp_path):
     *tried, line = run(tmp_path, *PREPARE, first=functools.partial(take_from, server.url))[2].splitlines()
     assert tried and all('trying again' in line for line in tried)
     assert server.url + 'simple.jsonl.gz' in line and 'data/downloads/sbert/simple.jsonl.gz' in line
-    assert '--source=wikimedia' in line and 'python train.py' in line
+    assert '--edition=wikimedia' in line and 'python train.py' in line
