@@ -45,7 +45,7 @@ def tiny(**changes):
     return model
 
 
-def tokens(*shape, vocab_size=96, seed=1):
+def tokens(*shape, vocab_size=96, seed=1):   # 96: the last of SPELLING's ids has no token
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocab_size, shape, generator=generator)
 
