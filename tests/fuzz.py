@@ -258,9 +258,10 @@ def in_checkpoint(rng):
         path.write_bytes(damage(path.read_bytes(), rng, pickle.dumps({'format': run.FORMAT})))
         return path, functools.partial(use, folder)
     whole = torch.load(path)
+    weights = whole['model']   # which the change may delete
     parts = [part for part in whole.values() if isinstance(part, (dict, list)) and part]
     said = change(rng.choice([whole, *parts]), rng, [*ODD, torch.zeros(2), torch.tensor(1), torch.full((300,), torch.nan)])
-    torch.save(rng.choice([whole] * 20 + [torch.zeros(3), {'format': run.FORMAT - 1}, [whole], whole['model']]), path)
+    torch.save(rng.choice([whole] * 20 + [torch.zeros(3), {'format': run.FORMAT - 1}, [whole], weights]), path)
     return (path, said), lambda: use(folder), ANY
 
 
