@@ -68,7 +68,7 @@ def configure(namespace, one_of={}, may_be_0='', argv=None, earlier=None):
         for name, each in known.items():
             print(f'  {f"--{name}={each.default!r}":34}  {each.comment}')
         sys.exit()
-    # on Linux threads that wait spin for milliseconds; beside other work that made training 2 to 10 times slower
+    # on Linux threads that wait spin for milliseconds; beside other work that made training 3 to 5 times slower
     os.environ.setdefault('GOMP_SPINCOUNT', '1000')
     check_torch()
     namespace.update(settings)

@@ -100,7 +100,7 @@ def main():
     keep_freed_memory()
     model, tokenizer, checkpoint = load_run(out_dir, torch_device)
     about = f'{out_dir}, step {checkpoint["iter"]}'
-    if not checkpoint['iter'] and checkpoint['settings'].get('init_from') == 'scratch':   # one that began with another run's weights has learned
+    if not checkpoint['iter'] and checkpoint['settings'].get('init_from') == 'scratch':   # else its weights are another run's
         print(f'{about}: a model that has learned nothing yet', file=sys.stderr)
     text = read_prompt(prompt)
 
