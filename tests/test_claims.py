@@ -244,7 +244,9 @@ def test_what_is_said_of_byte_pooling_and_tables_is_in_their_curves():
     assert f'{budget:.0f} seconds of one core, it has {ours[1]:.3f}, the large table {large[1]:.3f}' in text
     assert f'which has finished by then, {factorised[1]:.3f}' in text
     whole = {name: seeds[0][-1][1] for name, seeds in curves('embedding', 'all').items()}
-    assert f'(seed 1337) it has {whole["byte_pool"]:.3f} beside {whole["gpt2 softmax"]:.3f}' in text
+    assert (f'(seed 1337) it has {whole["byte_pool"]:.3f} beside {whole["gpt2 softmax"]:.3f} and {whole["gpt2 softmax, factorised"]:.3f}, '
+            f'and a table of 8,192 tokens (`bpe8192`) {whole["bpe8192 softmax"]:.3f}.') in text
+    assert f'it is worse: {whole["bpe8192 softmax"]:.3f} beside {whole["byte_pool"]:.3f}' in text
     assert ', '.join(f'{name} {bits:.3f}' for name, bits in whole.items()) in page('docs/embedding.md')
 
 
