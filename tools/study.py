@@ -58,7 +58,7 @@ STUDIES = dict(
         'bytes': TABLE | dict(tokenizer='byte', block_size=1124),
         'gpt2 softmax, no counts': GPT2 | dict(output_bias=False)},
     pair={'byte_pool, 4 x 256': POOL | WIDER,   # each at the rates that were best for it after 100 steps: docs/embedding_rates.csv
-          'gpt2 softmax, 4 x 256': GPT2 | WIDER | dict(learning_rate=12e-3)},
+          'gpt2 softmax, 4 x 256': GPT2 | WIDER | dict(learning_rate=12e-3, muon_lr=0.02)},
     sharing={   # the same shape costs the same FLOPs; thin, narrow and wide are for as many parameters
         'base': BASE,
         'base, thin ffn': BASE | dict(d_ff=144),                                        # as many as ffn
