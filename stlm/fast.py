@@ -45,8 +45,8 @@ def lay_out(linear, numbers):
 
 
 def lay_out_all(module, numbers):
-    for part in [part for part in module.modules() if type(part) is torch.nn.Linear]:
-        if 'forward' not in vars(part):   # not laid out yet
+    for part in module.modules():
+        if type(part) is torch.nn.Linear and 'forward' not in vars(part):   # not laid out yet
             lay_out(part, numbers)
 
 

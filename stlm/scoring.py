@@ -30,8 +30,8 @@ def log_probs(model, questions, batch_tokens=4096, progress=lambda done: None):
         predictions = defaultdict(list)   # {(row, place in it, next token): [(scores, number) of each choice that has it]}
         for b, row in enumerate(batch):
             for score, number, last, scored in rows[row]:
-                for place in range(len(row) - scored, len(row)):
-                    predictions[b, place, (*row, last)[place + 1]].append((score, number))
+                for place, token in enumerate((*row, last)[-scored:], len(row) - scored):
+                    predictions[b, place, token].append((score, number))
         b, t, targets = torch.tensor([*predictions]).T                                             # 3 x (N)
         nll = model.tokens.nll(h[b, t][None], targets[None])[0]                                    # (N)
         for nats, choices in zip(nll.tolist(), predictions.values()):

@@ -10,7 +10,7 @@ import torch
 
 from model import END, BytePool, LayerCache, choose
 
-WIDTH = 64   # beginnings that go on together
+WIDTH = 64   # prefixes that go on together
 
 
 def rows_of(cache, which):
@@ -25,11 +25,11 @@ def likeliest(tokens, state, top_k=0, top_p=1.0):
     """(C) a state -> (n) log-probabilities and (n) ids of the likeliest next tokens: top_k of them (0: any number), or as
     many as reach top_p.
 
-    No token is likelier than its beginning, so beginnings less likely than the last token wanted are left. Those with
+    No token is likelier than its prefix, so prefixes less likely than the last token wanted are left. Those with
     equally many forks behind them wait in one list, the likeliest first; WIDTH at a time go on, from the list with the
     most forks, since these soon lead to tokens."""
     found, ids, least = torch.zeros(0), torch.zeros(0, dtype=torch.long), -math.inf
-    root = torch.tensor([[0, END, 0]])   # of each beginning: fork, symbol before it, row in the caches
+    root = torch.tensor([[0, END, 0]])   # of each prefix: fork, symbol before it, row in the caches
     waiting = [(torch.zeros(1), root, [LayerCache(tokens.S) for _ in tokens.decoder])]
     while waiting:
         log_p, about, caches = waiting.pop()                            # (m), (m, 3)

@@ -9,10 +9,8 @@ import sys
 from collections import Counter
 
 from configurator import Failure, configure
-from stlm.console import check_torch, speak_plainly
-if __name__ == '__main__':   # before the slow imports
-    speak_plainly()
-    check_torch()
+if __name__ == '__main__':   # before the slow imports; train.py's settings are read after them
+    configure(globals(), argv=[])
 
 import torch
 
