@@ -6,8 +6,11 @@ import math
 
 import numpy as np
 
+import torch
+
+from stlm.run import load_run
 from tools import blimp
-from helpers import run
+from helpers import ROOT, run
 
 TOKENS = np.array([0, 3, 1, 2, 3, 1, 1, 2, 3, 0, 3, 2, 4, 0, 3, 1], '<u2')   # 5 was never seen, 4 before 0 only
 
@@ -48,3 +51,25 @@ def test_the_table_counts_what_each_run_has_right_by_template_and_length(tmp_pat
         rows = [*csv.reader(file)]
     assert rows[1:] == [['argument structure', 'u', 'as long', '1', '0'], ['argument structure', 'u', 'longer', '1', '1'],
                         ['argument structure', 'u', 'reordered', '2', '1']]
+
+
+def test_a_pair_is_right_by_its_parts_as_the_tokens_one_by_one_say():
+    pairs = [('p', 't', 'The cats often sleep here.', 'The cats often sleeps here.'), ('p', 't', 'Did she go?', 'She did go.'),
+             ('p', 't', 'Some of these dogs bark.', 'Some of this dogs bark.'), ('p', 't', 'A dog has not ever barked.', 'A dog has ever barked.')]
+    parts = [(3, 4, 3, 4), (0, 3, 0, 3), (2, 3, 2, 3), (3, 4, 3, 3)]   # words before and after what differs, of both, by hand
+    folder = ROOT / 'pretrained/tiny_10m'
+    model, tokenizer, _ = load_run(folder)
+
+    def by_words(text, first, end):
+        """log p of the words from `first` to before `end`, and of those after them."""
+        ids = torch.tensor([[tokenizer.eot_token, *tokenizer.encode_ordinary(f' {text}')]])
+        bits = -model(ids[:, :-1], ids[:, 1:])[0]
+        word = torch.tensor([tokenizer.decode([i]).startswith(' ') for i in ids[0, 1:].tolist()]).cumsum(0) - 1
+        return bits[(word >= first) & (word < end)].sum(), bits[word >= end].sum()
+    expected = []
+    for (*_, right, wrong), (first, end, first_wrong, end_wrong) in zip(pairs, parts):
+        (differ, last), (differ_wrong, last_wrong) = by_words(right, first, end), by_words(wrong, first_wrong, end_wrong)
+        expected.append((bool(differ > differ_wrong), bool(last > last_wrong)))
+    assert [*zip(*blimp.right_by_parts(folder, pairs))] == expected
+    assert [blimp.last_in_common(right.split(), wrong.split()) for *_, right, wrong in pairs] == [1, 0, 2, 2]
+    assert len({*expected}) > 1

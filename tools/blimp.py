@@ -8,6 +8,7 @@ bigrams of a training text. The runs have been asked before:
 runs = 'pretrained/tiny_10m,pretrained/byte_10m'   # folders with a mc_blimp.json, all of one --limit
 data = ''                 # folder of the data set from whose training text the bigrams are counted; none: no bigrams
 eval_dir = 'data/eval'    # where eval_mc.py keeps the tasks' files
+by_parts = False          # also how many are right by the words that differ alone, and by common last words alone
 file = 'docs/blimp.csv'   # is written
 
 import collections
@@ -19,7 +20,10 @@ import re
 import numpy as np
 
 from configurator import Failure, configure
+from stlm.console import Progress
 from stlm.questions import blimp_item
+from stlm.run import load_run
+from stlm.scoring import log_probs
 from stlm.tokenizer import load_tokenizer
 
 DISCOUNT = 0.75   # of Kneser and Ney: what is taken from each count, for pairs that were not seen
@@ -41,6 +45,30 @@ def compare(right, wrong):
     if len(right) != len(wrong):
         return 'longer' if len(right) > len(wrong) else 'shorter'
     return 'reordered' if words[0] == words[1] else 'as long'
+
+
+def last_in_common(right, wrong):
+    """How many of their last words two sentences (lists of words) have in common, after the first that differ."""
+    n = min(len(right), len(wrong))
+    n -= next((i for i in range(n) if right[i] != wrong[i]), n)
+    return next((i for i in range(n) if right[-1 - i] != wrong[-1 - i]), n)
+
+
+def right_by_parts(run, pairs):
+    """Where a run's difference arises: which pairs are right by the words that differ alone, and which by their common
+    last words alone."""
+    model, tokenizer, _ = load_run(run)
+    questions = []
+    for *_, right, wrong in pairs:
+        both = right.split(' '), wrong.split(' ')
+        last = last_in_common(*both)
+        texts = [''.join(f' {word}' for word in words[:n]) for words in both for n in (len(words) - last, len(words))]
+        questions.append([([tokenizer.eot_token], tokenizer.encode_ordinary(text)) for text in texts])
+    progress = Progress(f'{run}, a part at a time')
+    scores = log_probs(model, questions, progress=progress)
+    progress.end(f'{len(pairs):,} pairs')
+    differ = [right > wrong for right, _, wrong, _ in scores]
+    return differ, [all_right - right > all_wrong - wrong for right, all_right, wrong, all_wrong in scores]
 
 
 def bigram_scores(texts, tokens, vocab_size):
@@ -79,11 +107,15 @@ def main():
         found[path.parent.name] = json.loads(path.read_text(encoding='utf-8'))
     limits = {record['limit'] for record in found.values()}
     pairs = read_pairs(*limits) if len(limits) == 1 else []
-    columns = {name: [item['log_probs'][0] > item['log_probs'][1] for item in record['items']] for name, record in found.items()}
-    if {len(column) for column in columns.values()} != {len(pairs)}:
+    if {len(record['items']) for record in found.values()} != {len(pairs)}:
         raise Failure(f'runs={runs}: not asked the same pairs, of {eval_dir}/blimp')
+    columns = {name: [item['log_probs'][0] > item['log_probs'][1] for item in record['items']] for name, record in found.items()}
     if data:
         columns['bigram'] = right_by_bigrams(pairs)
+    if by_parts:
+        columns['with last words'] = [last_in_common(right.split(' '), wrong.split(' ')) > 0 for *_, right, wrong in pairs]
+        for name, run in zip(found, runs.split(',')):
+            columns[f'{name}, differing'], columns[f'{name}, last'] = right_by_parts(run, pairs)
     table = collections.defaultdict(collections.Counter)
     for i, (phenomenon, template, right, wrong) in enumerate(pairs):
         table[phenomenon, template, compare(right, wrong)].update(pairs=1, **{name: int(column[i]) for name, column in columns.items()})
