@@ -110,11 +110,11 @@ def after(machine, model, text, out, result, last, best):
     result |= dict(val_bpb=bpb, best_bpb=best, machine=machine.line, peak_memory=peak_memory(machine.device),
                    peak_flops=peak_flops(machine.device))   # the memory before xz takes some
     seen, held = text.raw('train', XZ_READS), text.raw('val', sys.maxsize)
-    gzip, xz = compressors(seen, held)
+    write_whole(out / 'result.json', json.dumps(result, indent=1, allow_nan=False).encode())
+    gzip, xz = compressors(seen, held, machine.watch('gzip and xz of the same text'))
     machine.say(f'held out: {bpb:.3f} bits per byte; gzip -9 needs {gzip:.3f} for the same text')
     if xz:
         machine.say(f'and xz {xz:.3f} after it has read {len(seen) / 1e6:.1f} MB of the training text, the fairer comparison')
-    write_whole(out / 'result.json', json.dumps(result, indent=1, allow_nan=False).encode())
     memory = f', {result["peak_memory"] / 1e9:.1f} GB at most' if result['peak_memory'] else ''
     machine.say(f'checkpoint: {out / "best.pt"}, curve: {out / "log.csv"}, {result["seconds"] / 60:.1f} minutes{memory}')
     if last > best:
