@@ -9,8 +9,9 @@ what a token is like is still learned for each token, not read from its spelling
 
 Changes: the table; V (C - n_factor) - 2 C n_factor parameters fewer, and a softmax of n_factor / C of the FLOPs.
 Try:     python train.py --idea=factorised --n_factor=32 --out_dir=out/factorised
-Took:    0.80 s a step in the study `embedding` (n_factor=22), byte pooling of as many parameters 1.18, the plain table 1.38
-Result:  2.113 bits per byte beside byte pooling's 2.051 and the plain table's 2.062 (3.1, 3.1 and 11.6 million parameters; three seeds)
+Took:    0.48 s a step in the study `embedding` (n_factor=22), byte pooling of as many parameters 0.75, the plain table 0.75
+Result:  2.113 bits per byte beside byte pooling's 2.051 and the plain table's 2.062 (3.1, 3.1 and 11.6 million parameters;
+         three seeds, one set of rates)
 """
 import copy
 from dataclasses import dataclass

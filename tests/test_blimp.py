@@ -53,7 +53,8 @@ def test_the_table_counts_what_each_run_has_right_by_template_and_length(tmp_pat
                         ['argument structure', 'u', 'reordered', '2', '1']]
 
 
-def test_a_pair_is_right_by_its_parts_as_the_tokens_one_by_one_say():
+def test_a_pair_is_right_by_its_parts_as_the_tokens_one_by_one_say(monkeypatch):
+    monkeypatch.setattr(blimp, 'dtype', 'float32')
     pairs = [('p', 't', 'The cats often sleep here.', 'The cats often sleeps here.'), ('p', 't', 'Did she go?', 'She did go.'),
              ('p', 't', 'Some of these dogs bark.', 'Some of this dogs bark.'), ('p', 't', 'A dog has not ever barked.', 'A dog has ever barked.')]
     parts = [(3, 4, 3, 4), (0, 3, 0, 3), (2, 3, 2, 3), (3, 4, 3, 3)]   # words before and after what differs, of both, by hand

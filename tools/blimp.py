@@ -9,6 +9,7 @@ runs = 'pretrained/tiny_10m,pretrained/byte_10m'   # folders with a mc_blimp.jso
 data = ''                 # folder of the data set from whose training text the bigrams are counted; none: no bigrams
 eval_dir = 'data/eval'    # where eval_mc.py keeps the tasks' files
 by_parts = False          # also how many are right by the words that differ alone, and by common last words alone
+dtype = 'auto'            # of by_parts: what the hardware computes in
 file = 'docs/blimp.csv'   # is written
 
 import collections
@@ -21,6 +22,7 @@ import numpy as np
 
 from configurator import Failure, configure
 from stlm.console import Progress
+from stlm.machine import pick_device
 from stlm.questions import blimp_item
 from stlm.run import load_run
 from stlm.scoring import log_probs
@@ -57,7 +59,8 @@ def last_in_common(right, wrong):
 def right_by_parts(run, pairs):
     """Where a run's difference arises: which pairs are right by the words that differ alone, and which by their common
     last words alone."""
-    model, tokenizer, _ = load_run(run)
+    device, autocast, _ = pick_device('auto', dtype)
+    model, tokenizer, _ = load_run(run, device)
     questions = []
     for *_, right, wrong in pairs:
         both = right.split(' '), wrong.split(' ')
@@ -65,7 +68,8 @@ def right_by_parts(run, pairs):
         texts = [''.join(f' {word}' for word in words[:n]) for words in both for n in (len(words) - last, len(words))]
         questions.append([([tokenizer.eot_token], tokenizer.encode_ordinary(text)) for text in texts])
     progress = Progress(f'{run}, a part at a time')
-    scores = log_probs(model, questions, progress=progress)
+    with autocast:
+        scores = log_probs(model, questions, progress=progress)
     progress.end(f'{len(pairs):,} pairs')
     differ = [right > wrong for right, _, wrong, _ in scores]
     return differ, [all_right - right > all_wrong - wrong for right, all_right, wrong, all_wrong in scores]
@@ -129,5 +133,5 @@ def main():
 
 
 if __name__ == '__main__':
-    configure(globals())
+    configure(globals(), dict(dtype='auto bfloat16 float16 float32'))
     main()

@@ -38,7 +38,12 @@ from tools.pictures import ranges, table_file
 SMALL = dict(max_iters=450, eval_interval=50, eval_tokens=32768, log_interval=50,
              n_layer=4, n_head=6, n_kv_head=6, n_embd=192, d_ff=576, n_byte_embd=128, n_byte_head=4, batch_size=8)
 TABLE = SMALL | dict(output_bias=True)
-GPT2, BPE = TABLE | dict(tokenizer='gpt2-16', block_size=256), TABLE | dict(tokenizer='bpe8192', block_size=308)
+GPT2 = TABLE | dict(tokenizer='gpt2-16', block_size=256)
+TUNED = dict(learning_rate=12e-3, muon_lr=0.01)   # what suits tables: docs/embedding_rates.csv
+FACTORISED = GPT2 | dict(idea='factorised', n_factor=22)   # as many as byte_pool, as wide
+# on the way all rows are judged on one text: of enwiki's val, as many bytes as 32,768 tokens of gpt2-16 (141 kB)
+BPE = TABLE | dict(tokenizer='bpe8192', block_size=308, eval_tokens=38502)
+BYTES = TABLE | dict(tokenizer='byte', block_size=1124, eval_tokens=141432)
 POOL = SMALL | dict(tokenizer='gpt2-16', block_size=256, embedding='byte_pool')
 BASE = POOL | dict(max_iters=200)
 # of the ideas, which are many: the quick start's model
@@ -53,11 +58,19 @@ STUDIES = dict(
         'byte_pool': POOL,
         'gpt2 softmax': GPT2,
         'gpt2 softmax, small': GPT2 | dict(n_embd=60, d_ff=180),   # 3.2M parameters; byte_pool has 3.1M
-        'gpt2 softmax, factorised': GPT2 | dict(idea='factorised', n_factor=22),   # as many as byte_pool, as wide
+        'gpt2 softmax, factorised': FACTORISED,
         'bpe8192 softmax': BPE,
-        'bytes': TABLE | dict(tokenizer='byte', block_size=1124),
-        'gpt2 softmax, no counts': GPT2 | dict(output_bias=False)},
-    pair={'byte_pool, 4 x 256': POOL | WIDER,   # each at the rates that were best for it after 100 steps: docs/embedding_rates.csv
+        'bytes': BYTES,
+        # the rates above suit byte_pool
+        'byte_pool, muon 0.02': POOL | dict(muon_lr=0.02),
+        'byte_pool, muon 0.01': POOL | dict(muon_lr=0.01),
+        'gpt2 softmax, tuned': GPT2 | TUNED,
+        'gpt2 softmax, factorised, tuned': FACTORISED | TUNED,
+        'bpe8192 softmax, tuned': BPE | TUNED,
+        # for as long as byte_pool's 450 steps take, at 0.754 s each: docs/embedding_steps.csv
+        'bpe8192 softmax, tuned, 961 steps': BPE | TUNED | dict(max_iters=961)},
+    pair={'byte_pool, 4 x 256': POOL | WIDER,
+          'byte_pool, 4 x 256, muon 0.02': POOL | WIDER | dict(muon_lr=0.02),
           'gpt2 softmax, 4 x 256': GPT2 | WIDER | dict(learning_rate=12e-3, muon_lr=0.02)},
     sharing={   # the same shape costs the same FLOPs; thin, narrow and wide are for as many parameters
         'base': BASE,
@@ -155,29 +168,9 @@ def mean_and_range(values):
     return f'{statistics.mean(values):.3f} ' + (f'({min(values):.3f} to {max(values):.3f}, {len(values)})' if values[1:] else '(1 seed)')
 
 
-def at_step(curve, step):
-    """Bits per byte at a step, on the straight line between the evaluations before and after it: [(step, bits)]."""
-    before, after = max(point for point in curve if point[0] <= step), min(point for point in curve if point[0] >= step)
-    return before[1] + (after[1] - before[1]) * (step - before[0]) / max(after[0] - before[0], 1)
-
-
-def equal_time(seconds, curves):
-    """A table of all rows after as many seconds of one core as the fastest row's run takes, from {name: seconds that a
-    step takes alone} and {name: [a curve for each seed]}."""
-    budget = min(seconds[name] * curve[-1][0] for name, (curve, *_) in curves.items())
-    text = ['', f'At equal time, {budget:,.0f} seconds: a step\'s seconds were measured once for each row, alone on the machine; '
-            'bits per byte of the first held-out text, as "lowest on the way". The learning rate was planned for all steps, '
-            'so a row that is stopped earlier has not come down yet.', '']
-    for name, found in curves.items():
-        step = budget / seconds[name]
-        text.append(f'- {name}: {seconds[name]:.2f} s a step, {step:.0f} steps, '
-                    f'{mean_and_range([at_step(curve, step) for curve in found])}')
-    return text
-
-
 def write_table():
     """What came of the runs that have ended: a table, a line for each evaluation, a picture."""
-    results, curves, lines = {}, {}, []   # {name: its results, a seed each}, {name: [(step, bits)] each}, [[name, seed, *COLUMNS]]
+    results, lines = {}, []   # {name: its results, a seed each}, [[name, seed, *COLUMNS]]
     for name in STUDIES[study]:
         for seed in range(1337, 1337 + 100):
             file = folder(name, seed) / 'result.json'
@@ -186,7 +179,6 @@ def write_table():
                 rows = [row for row in log if row['val_bpb']]
                 lines += [[name, seed, *(row[key] for key in COLUMNS), 'first'] for row in rows]
                 lines.append([name, seed, *(rows[-1][key] for key in COLUMNS[:-1]), f'{result["val_bpb"]:.6g}', 'all'])
-                curves.setdefault(name, []).append([(int(row['iter']), float(row['val_bpb'])) for row in rows])
                 speeds = [float(row['tokens_per_s']) for row in log if row['tokens_per_s']]
                 speed = folder(name, seed) / 'generation.txt'
                 results.setdefault(name, []).append(result | dict(
@@ -214,12 +206,7 @@ def write_table():
     text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]}' for result in every}),
              f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
              'compare that among runs with one tokenizer.',
-             *["PFLOP is what training computes, with a second loss and a teacher. What differs from plain by less than plain's own range "
-               'is a tie.'] * (study == 'ideas')]
-    steps = ROOT / f'docs/{study}_steps.csv'   # measured by hand: name, seconds
-    if steps.exists():
-        seconds = {row['name']: float(row['seconds']) for row in csv.DictReader(steps.open())}
-        text += equal_time(seconds, {name: curves[name] for name in curves if name in seconds})
+             *["PFLOP is what training computes, with a second loss and a teacher. Where ranges overlap, it is a tie."] * (study == 'ideas')]
     table_file(study).write_text('\n'.join(text) + '\n', encoding='utf-8')
     print('\n'.join(text))
 
