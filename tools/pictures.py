@@ -293,7 +293,7 @@ def table_of(study):
 def ranges(study):
     """Each row's bits per byte: a dot at the mean, a line over its seeds, and all rows beside the first one's seeds."""
     rows, top, right = table_of(study), 76, 860
-    left = max(330, round(10.6 * max(len(row[0]) for row in rows)))
+    left = max(330, round(11.2 * max(len(row[0]) for row in rows)))
     picture = Picture(top + 36 * len(rows) + 44, f'{study}: bits per byte at the end, fewer are better')
     low, high = min(row[1] for row in rows), max(row[3] for row in rows)
 
