@@ -263,10 +263,12 @@ def test_what_is_said_of_byte_pooling_and_tables_is_in_their_curves():
             f'raw bytes {last["bytes"]}: one seed each') in text
     assert {len(first[name]) for name in ('gpt2 softmax, small', 'bpe8192 softmax', 'bytes')} == {1}
     assert f'has {last["byte_pool, muon 0.02"]} with half of Muon\'s rate, {last["byte_pool, muon 0.01"]} with a quarter' in text
-    tuned = [whole[name] for name in ('byte_pool, muon 0.02', 'gpt2 softmax, tuned', 'gpt2 softmax, factorised, tuned', 'bpe8192 softmax, tuned')]
-    assert 'of all held-out text (two seeds of byte pooling, one of the others): byte pooling {}, GPT-2\'s table {}, the factorised one {}, `bpe8192` {}'.format(*tuned) in text
+    at_their_rates = 'byte_pool, muon 0.02', 'gpt2 softmax, tuned', 'gpt2 softmax, factorised, tuned', 'bpe8192 softmax, tuned'
+    tuned = [whole[name] for name in at_their_rates]
+    assert [len(first[name]) for name in at_their_rates] == [2, 2, 1, 1] and len(first['bpe8192 softmax, tuned, 961 steps']) == 2
+    assert 'of all held-out text (two seeds of the first two, one of the others): byte pooling {}, GPT-2\'s table {}, the factorised one {}, `bpe8192` {}'.format(*tuned) in text
     as_long = 'bpe8192 softmax, tuned, 961 steps'
-    assert f'has 961 steps, reads 8.8 MB, and ends at {whole[as_long]} (one seed)' in text
+    assert f'has 961 steps, reads 8.8 MB, and ends at {whole[as_long]} (two seeds)' in text
     ahead = 1 - float(whole[as_long]) / float(whole['byte_pool, muon 0.02'])
     assert f'and is {ahead:.0%} better'.replace('%', ' %') in page('README.md')
     assert f'after 4 MB {tuned[0]}, a factorised table {tuned[2]} |' in text
