@@ -5,7 +5,6 @@ import json
 import math
 
 import numpy as np
-
 import torch
 
 from stlm.run import load_run

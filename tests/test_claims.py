@@ -84,6 +84,7 @@ def test_the_table_of_embeddings_is_made_of_its_curves_and_of_the_seconds_of_a_s
 BLIMP = lines('docs/blimp.csv')
 PAIRS = sum(int(row['pairs']) for row in BLIMP)
 LARGE, SMALL = ([f'{name}-{seed}' for seed in (1337, 1338)] for name in ('gpt2_softmax_4_x_256', 'byte_pool_4_x_256_muon_0.02'))
+KINDS = {'shorter': 'shorter', 'longer': 'longer', 'as long, other words': 'as long', 'as long, the same words in another order': 'reordered'}
 NAMES = {'control/raising': 'control raising', 'determiner-noun agreement': 'determiner noun agreement', 'filler-gap': 'filler gap dependency',
          'islands': 'island effects', 'NPI licensing': 'npi licensing', 'subject-verb agreement': 'subject verb agreement'}
 
@@ -125,24 +126,20 @@ def test_blimps_phenomena_and_lengths_are_those_of_its_templates():
         expected = [right(model, phenomenon=NAMES.get(name, name)) for model in ('tiny_10m', 'byte_10m', 'bigram')]
         assert [float(tiny), float(byte), float(bigram)] == pytest.approx(expected, abs=0.051), name
     head, _, *rows = result_rows('% right; the right sentence is', 'docs/blimp.md')
-    kinds = {'shorter': 'shorter', 'longer': 'longer', 'as long, other words': 'as long',
-             'as long, the same words in another order': 'reordered'}
     models = [{'bigrams': ['bigram'], "GPT-2's table, 10 MB": LARGE, 'byte pooling, 10 MB': SMALL}.get(name, [name]) for name in head[2:]]
     for name, pairs, *found in rows:
-        which = {'right_sentence': kinds[name]} if name in kinds else {}
+        which = {'right_sentence': KINDS[name]} if name in KINDS else {}
         expected = [fmean(right(seed, **which) for seed in seeds) for seeds in models]
         assert [float(x) for x in found] == pytest.approx(expected, abs=0.051), name
-        assert int(pairs.replace(',', '')) == sum(int(row['pairs']) for row in BLIMP if not which or row['right sentence'] == kinds[name])
+        assert int(pairs.replace(',', '')) == sum(int(row['pairs']) for row in BLIMP if not which or row['right sentence'] == KINDS[name])
 
 
 def test_where_in_the_sentence_blimps_pairs_are_won():
     head, _, *rows = result_rows('% right by; the right sentence is', 'docs/blimp.md')
-    kinds = {'shorter': 'shorter', 'longer': 'longer', 'as long, other words': 'as long',
-             'as long, the same words in another order': 'reordered'}
     columns = [('tiny_10m, differing', 'pairs'), ('byte_10m, differing', 'pairs'),
                ('tiny_10m, last', 'with last words'), ('byte_10m, last', 'with last words')]
     for name, *found in rows:
-        lines_of = [row for row in BLIMP if name == 'all' or row['right sentence'] == kinds[name]]
+        lines_of = [row for row in BLIMP if name == 'all' or row['right sentence'] == KINDS[name]]
         expected = [100 * sum(int(row[hits]) for row in lines_of) / sum(int(row[of]) for row in lines_of) for hits, of in columns]
         assert [float(x) for x in found] == pytest.approx(expected, abs=0.051), name
     assert 'by the words that differ ({1} beside {2} %) more than by the last words ({3} beside {4})'.format(*rows[-1]) in page('docs/blimp.md')

@@ -50,7 +50,7 @@ def quick(clone):
     return shell(clone, train)
 
 
-def test_the_quick_start_trains_a_model_that_does_about_as_well_as_xz(clone, quick):
+def test_the_quick_start_trains_a_model_that_beats_xz(clone, quick):
     found = float(re.search(r'held out: ([\d.]+) bits per byte', quick)[1])
     fair = float(re.search(r'and xz ([\d.]+) after it has read [\d.]+ MB of the training text', quick)[1])
     folder, meta = prepare_wiki.load_data('pydocs', 'bpe4096', clone / 'data')
@@ -60,7 +60,8 @@ def test_the_quick_start_trains_a_model_that_does_about_as_well_as_xz(clone, qui
     assert len(text) == meta['splits']['val']['bytes'] > 50000
     xz, both = (8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(text) for data in (text, seen + text))
     assert fair == pytest.approx(both - 8 * len(lzma.compress(seen, preset=9 | lzma.PRESET_EXTREME)) / len(text), abs=0.05)
-    assert found < 0.8 * xz and found < fair * 1.05, (found, xz, fair)   # 0.985 with our Python's text, 1.034 with Debian's: docs/results.md
+    bound = 1.02 if len(seen) > 2e6 else 1.05   # Debian's Python brings less documentation, 1.8 MB: 1.034 there
+    assert found < 0.8 * xz and found < fair * bound, (found, xz, fair)   # docs/results.md says by how much, and for which Python
     assert 'continued' in quick and 'out/quick/best.pt' in quick
 
 

@@ -61,7 +61,7 @@ STUDIES = dict(
         'gpt2 softmax, factorised': FACTORISED,
         'bpe8192 softmax': BPE,
         'bytes': BYTES,
-        # the rates above suit byte_pool
+        # at other rates than the quick start's
         'byte_pool, muon 0.02': POOL | dict(muon_lr=0.02),
         'byte_pool, muon 0.01': POOL | dict(muon_lr=0.01),
         'gpt2 softmax, tuned': GPT2 | TUNED,
