@@ -23,7 +23,7 @@ show_tokens = False       # instead of a sample, cut the prompt into tokens and 
 html = ''                 # with show_tokens: also write a page of this name, the text coloured by how surprising it is
 near = ''                 # instead of a sample, the tokens nearest to this one (" north") or to a sum (" his - he + she")
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
-dtype = 'auto'            # bfloat16, float32, or int8 (CPU, faster); auto is bfloat16 where the hardware computes in it
+dtype = 'auto'            # bfloat16, float32, or int8 (CPU, faster); auto is bfloat16 where the hardware is fast with it
 
 from configurator import Failure, configure
 if __name__ == '__main__':

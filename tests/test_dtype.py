@@ -49,10 +49,16 @@ def test_an_older_torch_that_names_no_capabilities_is_served(monkeypatch):
     monkeypatch.delattr(torch.cpu, 'get_capabilities')
     device, autocast, line = machines.pick_device('cpu', 'auto')
     assert device.type == 'cpu' and 'float32' in line
-    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx512_bf16=True), raising=False)
-    assert 'bfloat16' in machines.pick_device('cpu', 'auto')[2]
-    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(bf16=True, sve_bf16=True), raising=False)   # a Mac's; not measured to be faster
-    assert 'float32' in machines.pick_device('cpu', 'auto')[2]
+
+
+@pytest.mark.parametrize('has, expected', [
+    (dict(avx512_bf16=True, cpu_name='AMD EPYC'), 'bfloat16'),
+    (dict(avx512_bf16=True, amx_bf16=True, cpu_name='Intel Xeon'), 'bfloat16'),
+    (dict(avx512_bf16=True, cpu_name='Intel Xeon'), 'float32'),     # measured: 0.6 times as fast
+    (dict(bf16=True, sve_bf16=True), 'float32')])                   # a Mac's; not measured to be faster
+def test_auto_is_bfloat16_on_a_cpu_that_is_faster_with_it(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: has, raising=False)
+    assert f', {expected}, torch' in machines.pick_device('cpu', 'auto')[2]
 
 
 @pytest.mark.filterwarnings('error')
