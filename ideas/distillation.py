@@ -10,6 +10,7 @@ Changes: the loss in training, and the teacher's forward pass. What it trains ne
 Try:     python train.py config/quick_byte.py --idea=distillation --teacher=out/quick_byte --out_dir=out/student
 Took:    1.3 minutes beside the plain model's 1.0, and 2.6 for the teacher
 Result:  2.548 bits per byte beside 2.668 after the same text; but the teacher, plain and trained for longer, has 2.385
+         after 600 steps 2.022, a plain model of as many FLOPs 2.054, and with the teacher's own training in them, too, 1.790
 """
 from dataclasses import dataclass
 

@@ -11,7 +11,7 @@ A token is done after exit_layer layers if its likeliest successor is more proba
 Changes: a second loss in training; generation of a single text.
 Try:     python train.py config/quick_byte.py --idea=early_exit --exit_above=0.8 --out_dir=out/early_exit
 Took:    1.3 minutes beside the plain model's 1.0; it writes 389 tokens/s with exit_above=0.7, the plain model 464
-Result:  a tie, 2.667 bits per byte beside 2.668; slower: at 128 wide, asking the head costs more than two layers
+Result:  a tie, 2.667 bits per byte beside 2.668 (2.167 beside 2.160 after 600 steps); slower: the head costs more than two layers
 """
 from dataclasses import dataclass
 

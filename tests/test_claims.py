@@ -9,7 +9,8 @@ import pytest
 
 from helpers import ROOT
 
-TABLES = dict(embedding='embedding', sharing='sharing', dropout='dropout', schedule='schedule', curriculum='curriculum', ideas='ideas_table')
+TABLES = dict(embedding='embedding', sharing='sharing', dropout='dropout', schedule='schedule', curriculum='curriculum', ideas='ideas_table',
+              ideas_600='ideas_600')
 
 
 def read(path):
@@ -31,6 +32,11 @@ def curves(study, held_out='first'):
     for (name, _), curve in found.items():
         names[name].append(curve)
     return dict(names)
+
+
+def ends(study, held_out='first'):
+    """{name: [the last figure of each seed]}"""
+    return {name: [curve[-1][1] for curve in seeds] for name, seeds in curves(study, held_out).items()}
 
 
 def table(study):
@@ -58,6 +64,8 @@ def test_a_table_has_the_rows_of_its_csv_and_their_lowest_figures(study):
         if study != 'embedding':   # where the last figure of each row is its lowest
             lowest = fmean(min(bits for _, bits in curve) for curve in found[name])
             assert float(row['lowest on the way']) == pytest.approx(lowest, abs=0.00051), name
+        if study != 'embedding' and name in (whole := curves(study, 'all')):
+            assert row['bits per byte (range, seeds)'] == said([curve[-1][1] for curve in whole[name]]), name
         seeds = re.search(r'(\d+)\)$|\((1) seed\)', row['bits per byte (range, seeds)'])
         assert int(seeds[1] or seeds[2]) == len(found[name]), name
 
@@ -193,6 +201,32 @@ def test_the_page_of_ideas_says_what_its_table_says():
     assert min(gains) > 0 and f'{min(gains):.3f} to {max(gains):.3f}' in read('ideas/value_residual.py')
 
 
+def test_what_is_said_of_ideas_in_600_steps_is_in_their_curves():
+    whole, text = ends('ideas_600', 'all'), page('docs/ideas.md')
+    mean = {name.removesuffix(' steps'): f'{fmean(bits):.3f}' for name, bits in whole.items()}
+    plain, rows = whole['plain, 600 steps'], result_rows('| bits per byte, plain: ' + mean['plain, 600'], 'docs/ideas.md')[2:]
+    minutes = {name: row['minutes'] for name, row in table('ideas_600').items()}
+    assert f'minutes, plain: {minutes["plain, 600 steps"]} |' in text and {len(bits) for bits in whole.values()} == {2}
+    assert [row[0] for row in rows] == ['value_residual', 'experts', 'early_exit', 'distillation']
+    for name, cell, took, _ in rows:
+        bits = whole[f'{name}, 600 steps']
+        assert cell.startswith(f'{fmean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f})') and took == minutes[f'{name}, 600 steps'], name
+        assert ('a tie' in cell) == (min(bits) <= max(plain) and min(plain) <= max(bits)), name
+    for name, steps in (('early_exit', 792), ('distillation', 864)):
+        assert f'{mean[f"plain, {steps}"]} ({steps} steps, {minutes[f"plain, {steps} steps"]} minutes)' in text
+        share = [float(table('ideas_600')[row]['PFLOP']) for row in (f'{name}, 600 steps', f'plain, {steps} steps')]
+        assert share[0] == pytest.approx(share[1], rel=0.005)
+    assert f"its teacher of 1200 steps {mean['teacher, 1200']} |" in text and f"own training {mean['plain, 2064']} (2064 steps)" in text
+    assert max(whole['experts, 600 steps']) < min(plain) and float(minutes['plain, 792 steps']) <= float(minutes['experts, 600 steps'])
+    assert max(whole['plain, 792 steps']) < min(whole['experts, 600 steps'])
+    assert max(whole['distillation, 600 steps']) < min(whole['plain, 864 steps'])
+    found = mean['experts, 600'], mean['plain, 600'], mean['distillation, 600'], mean['plain, 864']
+    assert '({} beside {}), not for as many minutes, and a teacher does if one has it already ({} beside {})'.format(*found) in page('docs/results.md')
+    for idea, figures in (('experts', ['experts, 600', 'plain, 600', 'plain, 792']), ('early_exit', ['early_exit, 600', 'plain, 600']),
+                          ('distillation', ['distillation, 600', 'plain, 864', 'plain, 2064']), ('value_residual', ['value_residual, 600', 'plain, 600'])):
+        assert {mean[row] for row in figures} <= {*re.findall(r'\d\.\d{3}', read(f'ideas/{idea}.py'))}, idea
+
+
 def test_the_operations_of_the_ideas_are_those_of_a_count_by_hand():
     C, V, T, used = 128, 4096, 256, 128   # of 256 tokens mixture of depths takes 128
 
@@ -240,11 +274,6 @@ def test_what_is_said_of_sharing_and_dropout_is_in_their_tables():
     assert f'ends at {dropout[constant]} instead of {dropout["10 epochs"]}' in text
     assert f'has {best[constant]} instead of {best["10 epochs"]}: a tie' in text
     assert f'averaged weights together have {best[all_of_it]}' in text
-
-
-def ends(study, held_out='first'):
-    """{name: [the last figure of each seed]}"""
-    return {name: [curve[-1][1] for curve in seeds] for name, seeds in curves(study, held_out).items()}
 
 
 def test_what_is_said_of_byte_pooling_and_tables_is_in_their_curves():

@@ -45,10 +45,10 @@ FACTORISED = GPT2 | dict(idea='factorised', n_factor=22)   # as many as byte_poo
 BPE = TABLE | dict(tokenizer='bpe8192', block_size=308, eval_tokens=38502)
 BYTES = TABLE | dict(tokenizer='byte', block_size=1124, eval_tokens=141432)
 POOL = SMALL | dict(tokenizer='gpt2-16', block_size=256, embedding='byte_pool')
-BASE = POOL | dict(max_iters=200)
+BASE = POOL | dict(max_iters=200, dtype='float32')
 # of the ideas, which are many: the quick start's model
 SHORT = dict(tokenizer='bpe4096', max_iters=100, eval_interval=50, eval_tokens=32768, log_interval=25)
-LONG = SHORT | dict(max_iters=600, eval_interval=100)
+LONG = SHORT | dict(max_iters=600, eval_interval=100, dtype='float32')
 # 10 MB of English, as gpt2-16 cuts it
 WIDER = dict(n_embd=256, d_ff=768, n_head=4, n_kv_head=4, max_iters=1112, eval_interval=139, log_interval=139)
 AGAIN = BASE | dict(train_tokens=200 * 2048 // 10)   # ten epochs of a tenth of the text
@@ -188,25 +188,30 @@ def write_table():
     with open(ROOT / f'docs/{study}.csv', 'w', newline='') as file:
         csv.writer(file).writerows([['name', 'seed', *COLUMNS, 'held_out'], *lines])
 
-    text = ['| | parameters, M | of these tables or bytes | text, MB | PFLOP | GB | minutes | training, tokens/s | '
-            'generation, tokens/s | lowest on the way | bits per byte (range, seeds) |',
-            '|---|' + '---:|' * 10]
+    rows = []
     for name, found in results.items():
         one = found[0]
         ends = sum(n for part, n in one['parameters'].items() if part.startswith(('token', 'byte')))
-        memory = f'{one["peak_memory"] / 1e9:.1f}' if one.get('peak_memory') else '–'   # nothing tells on Windows
-        text.append(f'| {name} | {sum(one["parameters"].values()) / 1e6:.2f} | {ends / 1e6:.2f} | {one["bytes"] / 1e6:.1f} | '
-                    f'{one["flops_per_token"] * one["tokens"] / 1e15:.4f} | {memory} | '
-                    f'{min(result["seconds"] for result in found) / 60:.1f} | '
-                    f'{fastest([result["training"] for result in found])} | '
-                    f'{fastest([result["generation"] for result in found])} | '
-                    f'{statistics.mean(result["best_bpb"] for result in found):.3f} | '
-                    f'{mean_and_range([result["val_bpb"] for result in found])} |')
+        rows.append({
+            '': name,
+            'parameters, M': f'{sum(one["parameters"].values()) / 1e6:.2f}',
+            'of these tables or bytes': f'{ends / 1e6:.2f}',
+            'text, MB': f'{one["bytes"] / 1e6:.1f}',
+            'PFLOP': f'{one["flops_per_token"] * one["tokens"] / 1e15:.4f}',
+            'GB': f'{one["peak_memory"] / 1e9:.1f}' if one.get('peak_memory') else '–',   # nothing tells on Windows
+            'minutes': f'{min(result["seconds"] for result in found) / 60:.1f}',
+            'training, tokens/s': fastest([result['training'] for result in found]),
+            'generation, tokens/s': fastest([result['generation'] for result in found]),
+            'lowest on the way': f'{statistics.mean(result["best_bpb"] for result in found):.3f}',
+            'bits per byte (range, seeds)': mean_and_range([result['val_bpb'] for result in found])})
+    heads = [head for head in rows[0] if {row[head] for row in rows} != {'–'}]
+    text = [f'| {" | ".join(cells)} |' for cells in (heads, *([row[head] for head in heads] for row in rows))]
+    text.insert(1, '|---|' + '---:|' * (len(heads) - 1))
     every = [result for found in results.values() for result in found]
     text += ['', *sorted({f'{result["machine"]}; data {result["settings"]["dataset"]}' for result in every}),
              f'At the end all held-out text counts, for "lowest on the way" its first {one["settings"]["eval_tokens"]:,} tokens: '
              'compare that among runs with one tokenizer.',
-             *["PFLOP is what training computes, with a second loss and a teacher. Where ranges overlap, it is a tie."] * (study == 'ideas')]
+             'PFLOP is what training computes, with a second loss and a teacher. Where ranges overlap, it is a tie.']
     table_file(study).write_text('\n'.join(text) + '\n', encoding='utf-8')
     print('\n'.join(text))
 
