@@ -275,14 +275,21 @@ def test_what_is_said_of_sharing_and_dropout_is_in_their_tables():
     assert overlap(bits['base, thin ffn'], bits['ffn']) and max(bits['block']) < min(bits['base, narrow'])
     assert f'1.4 million, {sharing["base, narrow"]}, is behind the shared block\'s {sharing["block"]}' in text
     constant, all_of_it = '10 epochs, dropout constant', '10 epochs, dropout, decay, ema'
-    assert f'dropout only cost: {float(dropout["dropout constant"]) - float(dropout["base"]):.3f}' in text
+    bits = ends('dropout', 'all')
+    assert {len(seeds) for seeds in bits.values()} == {2} and max(bits['base']) < min(bits['dropout constant'])
+    assert f'dropout only costs: {fmean(bits["dropout constant"]) - fmean(bits["base"]):.3f}' in text
+    assert overlap(bits['dropout early linear'], bits['base']) and overlap(bits['dropout late'], bits['base'])
     assert f'({dropout["dropout early linear"]} and {dropout["dropout late"]} beside {dropout["base"]})' in text
     assert f'late at {dropout["10 epochs, dropout late"]}, early at {dropout["10 epochs, dropout early linear"]}' in text
     worse_from = {name: [min(curve, key=lambda point: point[1])[0] for curve in seeds] for name, seeds in curves('dropout').items() if '10' in name}
     assert {name for name, steps in worse_from.items() if {*steps} != {50}} == {all_of_it}   # of 200
     assert f'ends at {dropout[constant]} instead of {dropout["10 epochs"]}' in text
-    assert f'has {best[constant]} instead of {best["10 epochs"]}: a tie' in text
-    assert f'averaged weights together have {best[all_of_it]}' in text
+    assert f'has {best[constant]} instead of {best["10 epochs"]} (the first 32,768 tokens): a tie' in text
+    lowest = {name: [min(bits for _, bits in curve) for curve in seeds] for name, seeds in curves('dropout').items()}
+    assert overlap(lowest[constant], lowest['10 epochs']) and max(lowest[all_of_it]) < min(lowest[constant])
+    assert f'averaged weights together have {best[all_of_it]}, ahead with both seeds' in text
+    bits = ends('schedule', 'all')
+    assert all(overlap(seeds, bits['base']) for seeds in bits.values()) and 'Cosine and wsd tie' in text
 
 
 def test_what_is_said_of_byte_pooling_and_tables_is_in_their_curves():

@@ -178,7 +178,7 @@ def write_table():
                 result, log = json.loads(file.read_text(encoding='utf-8')), list(csv.DictReader((folder(name, seed) / 'log.csv').open()))
                 rows = [row for row in log if row['val_bpb']]
                 lines += [[name, seed, *(row[key] for key in COLUMNS), 'first'] for row in rows]
-                lines.append([name, seed, *(rows[-1][key] for key in COLUMNS[:-1]), f'{result["val_bpb"]:.6g}', 'all'])
+                lines.append([name, seed, *(rows[-1][key] for key in COLUMNS[:-1]), f'{result["val_bpb"]:.8g}', 'all'])
                 speeds = [float(row['tokens_per_s']) for row in log if row['tokens_per_s']]
                 speed = folder(name, seed) / 'generation.txt'
                 results.setdefault(name, []).append(result | dict(
