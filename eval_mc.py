@@ -19,7 +19,7 @@ limit = 0                 # take the first so many items of each file; 0: all
 data_dir = 'data/eval'    # where the tasks' files are, or are fetched to
 batch_tokens = 4096       # tokens read at once; fewer need less memory
 device = 'auto'           # cuda, mps or cpu; auto takes the first of them that is there
-dtype = 'auto'            # what the hardware computes in; float32 for the harness's numbers
+dtype = 'auto'            # what the hardware is fast with; float32 for the harness's numbers
 
 from configurator import configure
 if __name__ == '__main__':   # now, since the imports below take seconds

@@ -48,7 +48,7 @@ stride = 0                     # eval_only: tokens that the window moves on by; 
 log_interval = 25              # steps from one line to the next
 # machine
 device = 'auto'                # cuda, mps or cpu; auto takes the first of them that is there
-dtype = 'auto'                 # bfloat16, float16 or float32; auto is what the hardware computes in
+dtype = 'auto'                 # bfloat16, float16 or float32; auto is what the hardware is fast with
 compile: str | bool = 'auto'   # torch.compile: yes, no, or auto, which is yes on CUDA in a long run
 
 # the values that some settings may have, and whole numbers that may be 0 though their default isn't

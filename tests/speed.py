@@ -22,7 +22,7 @@ out_dir = ''               # generation: a run's folder, instead of random weigh
 rounds = 5                 # measurements of each, in turn; the median counts
 text = ''                  # a token file of gpt2-16, as data/mine-gpt2-16/train.bin: then byte pooling runs as well,
 #                            whose speed depends on the words; none: random tokens
-dtype = 'auto'             # ours in training: bfloat16, float16 or float32; auto is what the hardware computes in
+dtype = 'auto'             # ours in training: bfloat16, float16 or float32; auto is what the hardware is fast with
 device = 'cpu'             # or cuda
 batch_size = 4             # blocks of 512 tokens in a training step
 steps = 0                  # of training in one measurement; 0 is 1 on a CPU, and 20 on a GPU, where one is too short

@@ -9,7 +9,7 @@ runs = 'pretrained/tiny_10m,pretrained/byte_10m'   # folders with a mc_blimp.jso
 data = ''                 # folder of the data set from whose training text the bigrams are counted; none: no bigrams
 eval_dir = 'data/eval'    # where eval_mc.py keeps the tasks' files
 by_parts = False          # also how many are right by the words that differ alone, and by common last words alone
-dtype = 'auto'            # of by_parts: what the hardware computes in
+dtype = 'auto'            # of by_parts: what the hardware is fast with
 file = 'docs/blimp.csv'   # is written
 
 import collections

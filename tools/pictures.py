@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROMPT = 'She was born in 1985 in the United'
 SENTENCE = 'It returns a new list.'
 WORD = ' returns'
-STUDIES = 'embedding', 'sharing', 'dropout', 'schedule', 'curriculum', 'ideas'
+STUDIES = 'embedding', 'sharing', 'dropout', 'schedule', 'curriculum', 'ideas', 'ideas_600'
 
 
 def pooling(tree, ids):
